@@ -1,0 +1,126 @@
+"""The control socket, client side: what the command line, the REPL and the local network use to talk to a node.
+
+What it is: one method per route, synchronous, over the standard library's HTTP client. What it is not: a place for logic; it returns
+the node's JSON as it is.
+
+For editors: keep the imports light (no trio, no torch, no structlog): a command must start in a blink. One connection per request, so
+that an instance can be used from several threads.
+"""
+
+import http.client
+import json
+import os
+import socket
+from typing import Any, cast
+
+from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
+from p2pnode.home import Home
+
+READ_SECONDS_MAX = 10.0  # reads answer from memory; a node that takes longer is broken, and the operator must hear so
+COMMAND_SECONDS_MAX = 300.0  # a test waits for a round, an evaluation for the trainer
+ANSWER_BYTES_MAX = 256 * 1024 * 1024  # ten thousand rounds of 256 contributors
+
+Json = dict[str, Any]
+
+
+class Client:
+    """Talks to the node that runs in ``home``. Every method raises ``NoRunningNode`` if there is none."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def status(self) -> Json:
+        return cast(Json, self._request("GET", "/status"))
+
+    def peers(self) -> list[Json]:
+        return cast(list[Json], self._request("GET", "/peers"))
+
+    def rounds(self, last: int = 20) -> list[Json]:
+        return cast(list[Json], self._request("GET", f"/rounds?last={last}"))
+
+    def trace(self, height: int) -> Json:
+        return cast(Json, self._request("GET", f"/trace/{height}"))
+
+    def log(self, last: int = 20) -> list[Json]:
+        return cast(list[Json], self._request("GET", f"/log?last={last}"))
+
+    def evidence(self) -> list[Json]:
+        return cast(list[Json], self._request("GET", "/evidence"))
+
+    def train(self, rounds: int | None = None) -> Json:
+        """Contribute until ``rounds`` heights from now, or without end."""
+        return cast(Json, self._request("POST", "/train", {"rounds": rounds}))
+
+    def pause(self) -> Json:
+        return cast(Json, self._request("POST", "/pause"))
+
+    def test(self) -> Json:
+        """Send a probe of the model's size through one round and wait for its timings."""
+        return cast(Json, self._request("POST", "/test"))
+
+    def evaluate(self) -> Json:
+        """The held-out loss of the current model, computed now."""
+        return cast(Json, self._request("POST", "/evaluate"))
+
+    def stop(self) -> Json:
+        """Ask the node to end; it answers before it does. ``home.wait_released`` waits for the end."""
+        try:
+            return cast(Json, self._request("POST", "/stop"))
+        except _NodeEnded:
+            return {}  # it was quicker to end than to answer
+
+    def _request(self, method: str, path: str, body: Json | None = None) -> object:
+        timeout_seconds = READ_SECONDS_MAX if method == "GET" else COMMAND_SECONDS_MAX
+        connection = _UnixConnection(self.home, timeout_seconds)
+        try:
+            payload = None if body is None else json.dumps(body)
+            connection.request(method, path, body=payload, headers={"Connection": "close"})
+            response = connection.getresponse()
+            data = response.read(ANSWER_BYTES_MAX)
+        except TimeoutError:
+            raise UserError(
+                f"node in {self.home}: no answer within {timeout_seconds:.0f} s", f"see {self.home.log}"
+            ) from None
+        except (http.client.HTTPException, ConnectionResetError, BrokenPipeError):
+            raise _NodeEnded(self.home) from None
+        finally:
+            connection.close()
+        return _decode(response.status, data)
+
+
+class _NodeEnded(NoRunningNode):
+    """The node ended while it was asked, which is what ``stop`` in another terminal looks like."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, home: Home, timeout_seconds: float) -> None:
+        super().__init__("p2pnode", timeout=timeout_seconds)
+        self._home = home
+
+    def connect(self) -> None:
+        place = self._home.control_socket()
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(os.fspath(place))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NoRunningNode(self._home) from None
+        except PermissionError as error:
+            raise UserError(f"{place}: {why(error)}", "only the user who started the node can talk to it") from error
+        except OSError as error:
+            raise UserError(f"{place}: {why(error)}", "choose a home with a shorter path") from error
+
+
+def _decode(status: int, data: bytes) -> object:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        raise UserError(
+            f"the node's answer is not JSON (HTTP {status})", "is this version of p2pnode the node's?"
+        ) from None
+    if status == 200:
+        return answer
+    refusal = answer if isinstance(answer, dict) else {}
+    raise UserError(
+        str(refusal.get("error", f"HTTP {status}")), str(refusal.get("hint", "")), exit_code=ExitCode.FAILED
+    )
