@@ -1,0 +1,53 @@
+"""Homes, keys and one genesis for all founders, through the commands that a user has.
+
+What it is: the set-up before any node starts. What it is not: knowledge of the genesis; ``p2pnode init`` writes it.
+
+For editors: the order is forced. Every key must exist before the genesis can name it, and the genesis before the other
+homes can take it. Only the first ``init`` builds a model (for the root of M(0)).
+"""
+
+import sys
+from pathlib import Path
+
+import trio
+
+from p2pnode.home import Home
+from p2pnode.localnet.options import LocalnetOptions
+from p2pnode.localnet.processes import Fleet, Node, free_ports, node_command
+from p2pnode.localnet.readings import NodeId
+from transport.identity import Identity
+
+
+async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list[Node]:
+    """Make every home under ``directory`` and return the nodes, ready to be started."""
+    ports = free_ports(options.nodes)
+    identities: list[Identity] = []
+    nodes: list[Node] = []
+    for index, port in enumerate(ports):
+        home = Home(directory / f"node-{index + 1}")
+        home.create()
+        identity = Identity.create(home.key)
+        attack = options.attack_name if index in options.byzantine_indices else None
+        command = node_command(home.path, port=port, peers=[p for p in ports if p != port], attack=attack)
+        nodes.append(Node(index, NodeId(identity.node_id), home, port, command, attack))
+        identities.append(identity)
+    founders = [f"{who.public_key.hex()}@127.0.0.1:{port}" for who, port in zip(identities, ports, strict=True)]
+    await fleet.run(_founding_command(nodes[0], options, founders), what="founding the network")
+    async with trio.open_nursery() as nursery:
+        for node in nodes[1:]:
+            nursery.start_soon(_take_genesis, fleet, node, nodes[0].home.genesis)
+    return nodes
+
+
+async def _take_genesis(fleet: Fleet, node: Node, genesis: Path) -> None:
+    command = (sys.executable, "-m", "p2pnode", "init", "--home", str(node.home), "--genesis", str(genesis))
+    await fleet.run(command, what=f"setting up node {node.index + 1}")
+
+
+def _founding_command(node: Node, options: LocalnetOptions, founders: list[str]) -> tuple[str, ...]:
+    data = ("--data", str(options.data.absolute())) if options.data else ()
+    founder_flags = [word for founder in founders for word in ("--founder", founder)]
+    return (
+        *(sys.executable, "-m", "p2pnode", "init", "--home", str(node.home), "--size", options.size),
+        *("--policy", "open", *data, *founder_flags),
+    )

@@ -1,0 +1,113 @@
+"""What a local network is asked for, and whether it can be had.
+
+What it is: the options of ``p2pnode localnet`` as one value, checked before anything is started. What it is not: the
+options of a node; the nodes get theirs on their own command lines.
+
+For editors: an option needs a reason that a user has; what can be derived is derived here and not asked for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pnode.errors import ExitCode, UserError
+
+# Every node is a process with its own torch, about 300 MB resident: a laptop's memory ends near here.
+NODES_MAX = 32
+ROUNDS_MAX = 9_000  # the verdict looks at every round, and one answer of a node holds ten thousand
+# One kill needs the victim to come back and catch up before the next: on two busy cores that takes about three rounds
+# of `tiny`.
+ROUNDS_PER_KILL = 3
+
+ATTACKS = ("equivocate", "bad-root", "huge", "silent")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalnetOptions:
+    """The flags of ``p2pnode localnet``, by their names. ``attack`` stands for every Byzantine node."""
+
+    nodes: int = 4
+    rounds: int = 20
+    data: Path | None = None
+    size: str = "tiny"
+    seed: int = 0
+    home: Path | None = None
+    json: bool = False
+    kill: int = 0
+    byzantine: int = 0
+    attack: str | None = None
+
+    @property
+    def tolerated_faults(self) -> int:
+        """f: how many nodes may lie or be away while the others still decide (DESIGN section 3)."""
+        return (self.nodes - 1) // 3
+
+    @property
+    def attack_name(self) -> str | None:
+        """The attack that the Byzantine nodes carry out, or None without any."""
+        return (self.attack or "equivocate") if self.byzantine else None
+
+    @property
+    def byzantine_indices(self) -> tuple[int, ...]:
+        """The last nodes are the Byzantine ones: which nodes these are does not matter, keys decide who proposes
+        when."""
+        return tuple(range(self.nodes - self.byzantine, self.nodes))
+
+    @property
+    def honest_indices(self) -> tuple[int, ...]:
+        return tuple(range(self.nodes - self.byzantine))
+
+    @property
+    def down_max(self) -> int:
+        """How many killed nodes may be down at once: what the Byzantine ones leave of f, but at least one, which then
+        costs a pause and never safety."""
+        return max(1, self.tolerated_faults - self.byzantine)
+
+
+def check_options(options: LocalnetOptions) -> None:
+    """Raise UserError for what cannot work, naming the flag."""
+    _check_range("--nodes", options.nodes, low=1, high=NODES_MAX)
+    _check_range("--rounds", options.rounds, low=1, high=ROUNDS_MAX)
+    _check_range("--kill", options.kill, low=0, high=ROUNDS_MAX)
+    _check_range("--byzantine", options.byzantine, low=0, high=options.nodes)
+    _check_faults(options)
+    if options.data is not None and not options.data.is_file():
+        raise _refuse(f"--data {options.data}: no such file", "give a text file")
+    if options.home is not None and options.home.exists() and not _is_empty_directory(options.home):
+        raise _refuse(f"--home {options.home}: exists and is not an empty directory", "name a new directory")
+
+
+def _check_faults(options: LocalnetOptions) -> None:
+    faults = options.tolerated_faults
+    if options.attack is not None and options.attack not in ATTACKS:
+        raise _refuse(f"--attack {options.attack}: unknown", f"choose one of {', '.join(ATTACKS)}")
+    if options.attack is not None and not options.byzantine:
+        raise _refuse("--attack without --byzantine: nobody would carry it out", "add --byzantine 1")
+    if options.byzantine > faults:
+        raise _refuse(
+            f"--byzantine {options.byzantine}: {options.nodes} nodes tolerate {faults}",
+            f"--nodes {3 * options.byzantine + 1} or more tolerate {options.byzantine}",
+        )
+    if options.kill and faults == 0:
+        raise _refuse(
+            f"--kill {options.kill}: {options.nodes} nodes tolerate no node that is away",
+            "--nodes 4 or more tolerate one",
+        )
+    rounds_needed = ROUNDS_PER_KILL * options.kill
+    if options.rounds < rounds_needed:
+        raise _refuse(
+            f"--kill {options.kill}: {options.rounds} rounds are too few: a victim is back before the next dies",
+            f"--rounds {rounds_needed} or more",
+        )
+
+
+def _check_range(flag: str, value: int, *, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise _refuse(f"{flag} {value}: out of range", f"from {low} to {high}")
+
+
+def _is_empty_directory(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _refuse(message: str, hint: str) -> UserError:
+    return UserError(message, hint, exit_code=ExitCode.USAGE)
