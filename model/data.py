@@ -1,0 +1,146 @@
+"""The text that a network trains on: bytes are tokens, and who reads which of them follows from public values.
+
+A batch is a function of (chain id, height, author, step) through SHA-256 in counter mode and integers alone, so that
+anyone can recompute it. Eight slices spread over the text, one twentieth in all, are held out: no training window
+overlaps them, and evaluation reads nothing else.
+"""
+
+import hashlib
+import stat
+import sysconfig
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import CorpusError
+from model.limits import (
+    CORPUS_BYTES_MAX,
+    DEFAULT_CORPUS_BYTES,
+    EVALUATION_WINDOWS,
+    HELD_OUT_DIVISOR,
+    HELD_OUT_SLICES,
+    SOURCE_FILE_BYTES_MAX,
+)
+
+_DOMAIN: Final = b"p2pnode-batch-v1"
+_HINT: Final = "give a plain text file with --data, or leave --data out to use the source of Python's standard library"
+_SKIPPED: Final = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"})
+
+
+class Corpus:
+    """One text, cut for windows of `sequence` + 1 bytes. Raises CorpusError where it is too small or too large."""
+
+    def __init__(self, data: bytes, sequence: int = 128) -> None:
+        least = smallest_corpus_bytes(sequence)
+        if len(data) < least:
+            size = "empty" if not data else f"only {len(data)} bytes long"
+            raise CorpusError(f"the text is {size}; windows of {sequence} bytes need at least {least}", _HINT)
+        if len(data) > CORPUS_BYTES_MAX:
+            raise CorpusError(f"the text is larger than {CORPUS_BYTES_MAX} bytes", "give a part of it")
+        self.data = data
+        self.sequence = sequence
+        self._bytes = np.frombuffer(data, np.uint8)
+        segment = len(data) // HELD_OUT_SLICES
+        held_out = len(data) // (HELD_OUT_SLICES * HELD_OUT_DIVISOR)
+        edges = [index * segment for index in range(HELD_OUT_SLICES)] + [len(data)]
+        # each segment ends with its held-out slice
+        self.training_ranges = tuple(range(start, stop - held_out) for start, stop in pairwise(edges))
+        self.held_out_ranges = tuple(range(stop - held_out, stop) for stop in edges[1:])
+
+    def batch(self, count: int, *, chain_id: bytes, height: int, author: bytes, step: int) -> NDArray[np.int64]:
+        """The `count` training windows of one local step, (count, sequence + 1)."""
+        choices = [len(span) - self.sequence for span in self.training_ranges]
+        total = sum(choices)
+        starts: list[int] = []
+        for number in _uniform_numbers(_batch_key(chain_id, height, author, step), count):
+            choice = number * total >> 64  # the bias, total / 2^64, is below 2^-36
+            for span, size in zip(self.training_ranges, choices, strict=True):
+                if choice < size:
+                    starts.append(span.start + choice)
+                    break
+                choice -= size
+        return self._windows(starts)
+
+    def held_out(self) -> NDArray[np.int64]:
+        """The fixed evaluation windows, (64, sequence + 1), evenly spread over every held-out slice."""
+        each = EVALUATION_WINDOWS // HELD_OUT_SLICES
+        starts = [
+            span.start + index * (len(span) - self.sequence - 1) // (each - 1)
+            for span in self.held_out_ranges
+            for index in range(each)
+        ]
+        return self._windows(starts)
+
+    def _windows(self, starts: list[int]) -> NDArray[np.int64]:
+        return np.stack([self._bytes[start : start + self.sequence + 1] for start in starts]).astype(np.int64)
+
+
+def smallest_corpus_bytes(sequence: int) -> int:
+    """Each held-out slice must hold one whole window."""
+    return HELD_OUT_SLICES * HELD_OUT_DIVISOR * (sequence + 1)
+
+
+def load_corpus(path: Path) -> bytes:
+    """The bytes of a text file. Raises CorpusError with one clear line for a person."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise CorpusError(f"{path}: is a directory", _HINT)
+        if not stat.S_ISREG(status.st_mode):
+            raise CorpusError(f"{path}: is not a regular file", _HINT)
+        if status.st_size > CORPUS_BYTES_MAX:
+            raise CorpusError(f"{path}: {status.st_size} bytes, at most {CORPUS_BYTES_MAX} are allowed", "give a part")
+        with path.open("rb") as file:
+            data = file.read(CORPUS_BYTES_MAX + 1)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})", _HINT) from None
+    except ValueError as error:
+        if isinstance(error, CorpusError):
+            raise
+        raise CorpusError(f"{str(path)!r}: is no path ({error})", _HINT) from None
+    if not data:
+        raise CorpusError(f"{path}: is empty", _HINT)
+    return data
+
+
+def default_corpus() -> bytes:
+    """The first 4 MiB of Python's standard library as source text, in sorted order: real text on every machine.
+
+    Machines with another Python have another text; the founder's is the network's and travels by its digest.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    parts: list[bytes] = []
+    size = 0
+    for path in sorted(library.rglob("*.py")):
+        if _SKIPPED.intersection(path.relative_to(library).parts[:-1]):
+            continue
+        try:
+            if not path.is_file() or path.stat().st_size > SOURCE_FILE_BYTES_MAX:
+                continue
+            text = path.read_bytes()
+        except OSError:
+            continue  # unreadable to this user: the text is whatever can be read
+        parts.append(text)
+        size += len(text)
+        if size >= DEFAULT_CORPUS_BYTES:
+            break
+    data = b"".join(parts)[:DEFAULT_CORPUS_BYTES]
+    if not data:
+        raise CorpusError(f"{library}: no source text of Python's standard library here", "give a text with --data")
+    return data
+
+
+def _batch_key(chain_id: bytes, height: int, author: bytes, step: int) -> bytes:
+    assert len(chain_id) == 32 and len(author) == 32
+    fields = _DOMAIN + chain_id + height.to_bytes(8, "big") + author + step.to_bytes(4, "big")
+    return hashlib.sha256(fields).digest()
+
+
+def _uniform_numbers(key: bytes, count: int) -> list[int]:
+    """`count` integers, uniform in [0, 2^64): four from each SHA-256 of the key and a counter."""
+    blocks = (hashlib.sha256(key + block.to_bytes(8, "big")).digest() for block in range(-(-count // 4)))
+    stream = b"".join(blocks)
+    return [int.from_bytes(stream[8 * index : 8 * index + 8], "big") for index in range(count)]

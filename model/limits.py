@@ -1,0 +1,44 @@
+"""Every bound on what a peer, a genesis or a person can hand to the model library, each with its reason.
+
+The exponents and shifts are consensus rules: changing one changes the result of a round, and so the network.
+"""
+
+from typing import Final
+
+# --- the flat buffer ---------------------------------------------------------------------------------------------
+CHUNK_VALUES: Final = 4096  # one exponent per chunk; every tensor starts on a chunk
+LEAF_BYTES: Final = 65536  # the content address hashes leaves of this size: four chunks of float32
+
+# --- fixed point (docstring of model/aggregate.py has the proof that nothing wraps) ------------------------------
+FRACTION_BITS: Final = 40  # SH: a contribution's value is an integer in units of 2^-40
+UPDATE_BITS: Final = 26  # S: the outer step moves a parameter by an integer in units of 2^-26
+EXPONENT_MIN: Final = -40  # one unit of 2^-40; anything finer rounds
+EXPONENT_MAX: Final = -8  # 127 * 2^-8: no parameter moves by half in one round
+QUANTUM_MAX: Final = 127  # int8 without -128, so that negation never leaves the range
+NORM_WEIGHT_BITS: Final = 12  # equalising weights are integers in units of 2^-12
+NORM_WEIGHT_MAX: Final = 4 << NORM_WEIGHT_BITS  # a short contribution is stretched at most fourfold
+WEIGHT_SUM_MAX: Final = 1 << 10  # contributions, counted by weight, in one block
+RATE_MAX: Final = 1 << 10  # numerator and denominator of the outer rate
+MOMENTUM_SHIFT_MAX: Final = 10  # the momentum coefficient is numerator / 2^shift, below 1
+STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds without a gap
+
+# --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
+VOCABULARY: Final = 256  # byte tokens
+WIDTH_MAX: Final = 16384
+LAYERS_MAX: Final = 256
+HEADS_MAX: Final = 256
+FEED_FORWARD_MAX: Final = 65536
+CONTEXT_MAX: Final = 1 << 17
+LOCAL_STEPS_MAX: Final = 10_000
+BATCH_MAX: Final = 4096
+CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
+
+# --- text ----------------------------------------------------------------------------------------------------------
+CORPUS_BYTES_MAX: Final = 1 << 28  # 256 MiB travel to every joiner and are held in memory
+DEFAULT_CORPUS_BYTES: Final = 4 << 20  # enough that tiny never sees it twice in a demonstration
+SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus
+HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter decides
+HELD_OUT_DIVISOR: Final = 20  # one twentieth of the text is never trained on
+EVALUATION_WINDOWS: Final = 64  # 64 windows of 128: 8,192 predictions, a quarter of a second for tiny
+MICRO_BATCH_TOKENS: Final = 1024  # the stop flag is looked at this often
+SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes only
