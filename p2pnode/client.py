@@ -104,7 +104,7 @@ class _UnixConnection(http.client.HTTPConnection):
         try:
             self.sock.connect(os.fspath(place))
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            raise NoRunningNode(self._home) from None
+            raise NoRunningNode(self._home, pid=self._home.running_pid()) from None
         except PermissionError as error:
             raise UserError(f"{place}: {why(error)}", "only the user who started the node can talk to it") from error
         except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from p2pnode.errors import SetUpError, why
+from p2pnode.errors import ExitCode, SetUpError, UserError, why
 from p2pnode.home import HOME_VARIABLE, Home, find_home
 
 Origin = str  # "default", "config.toml", "P2PNODE_NAME", "--name"
@@ -82,17 +82,25 @@ class Config:
         """Whether a person chose this value. A joiner compares only given values with the genesis."""
         return self.origin(key) != "default"
 
+    def shown(self) -> dict[str, tuple[object, Origin]]:
+        """Every setting as plain JSON with its origin, for ``config show``."""
+        return {key: (_json_value(getattr(self, key)), self.origin(key)) for key in ("home", *SETTINGS)}
+
 
 class _Invalid(Exception):
-    """A value that is not what the setting takes; the text says what it takes."""
+    """A value that is not what the setting takes: what it does take, and what is wrong with this one."""
+
+    def __init__(self, takes: str, reason: str = "not valid") -> None:
+        super().__init__(takes)
+        self.takes, self.reason = takes, reason
 
 
 def load_config(flags: Mapping[str, object] | None = None, *, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read every source. ``flags`` holds parsed command-line values by key; None and () mean "not given".
+    """Read every source. ``flags`` holds command-line values by key; None and an empty list mean "not given".
 
-    Raises ``SetUpError`` for the first value that is wrong, with its place.
+    Raises ``UserError`` for the first value that is wrong, with its place.
     """
-    given_flags = {k: v for k, v in (flags or {}).items() if v is not None and v != ()}
+    given_flags = {k: v for k, v in (flags or {}).items() if v is not None and v != []}
     home, home_origin = _home(given_flags.pop("home", None), environ)
     _refuse_misspelt_variables(environ)
     values: dict[str, Any] = {}
@@ -117,8 +125,8 @@ def parse_endpoint(text: str) -> Endpoint:
     match = re.fullmatch(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})", text)
     if match is None:
         if text.count(":") > 1 and "[" not in text:
-            raise ValueError("an IPv6 address needs brackets, as in [::1]:7337")
-        raise ValueError("expected HOST:PORT, as in 192.0.2.1:7337 or [::1]:7337")
+            raise ValueError("an IPv6 address needs brackets")
+        raise ValueError("not HOST:PORT")
     port = int(match["port"])
     if port > 65535:
         raise ValueError(f"port {port} is above 65535")
@@ -195,7 +203,7 @@ def _endpoint(value: object) -> Endpoint:
     try:
         return parse_endpoint(_text(value))
     except ValueError as error:
-        raise _Invalid(str(error)) from None
+        raise _Invalid("HOST:PORT, as in 192.0.2.1:7337 or [2001:db8::1]:7337", str(error)) from None
 
 
 def _dialable(value: object) -> Endpoint:
@@ -262,10 +270,22 @@ def _read(key: str, value: object, *, place: str, base: Path) -> object:
     try:
         read = SETTINGS[key](value)
     except _Invalid as wrong:
-        where = place if place.startswith(("--", PREFIX)) else f"{place}: {key}"
-        raise SetUpError(f"{where}: {_shown(value)} is not valid", f"it takes {wrong}") from None
+        from_flag = place.startswith("--")
+        where = place if from_flag or place.startswith(PREFIX) else f"{place}: {key}"
+        code = ExitCode.USAGE if from_flag else ExitCode.SET_UP
+        raise UserError(f"{where} {_shown(value)}: {wrong.reason}", f"it takes {wrong.takes}", exit_code=code) from None
     # A path in the file is relative to the home, so that the node finds it from any working directory.
     return (base / read) if isinstance(read, Path) else read
+
+
+def _json_value(value: object) -> object:
+    match value:
+        case None | bool() | int():
+            return value
+        case tuple():
+            return [str(item) for item in value]
+        case _:
+            return str(value)
 
 
 def _shown(value: object) -> str:

@@ -49,12 +49,14 @@ class SetUpError(UserError):
 class NoRunningNode(UserError):
     """Nobody listens on the control socket of this home."""
 
-    def __init__(self, home: object) -> None:
-        super().__init__(
-            f"no running node in {home}",
-            "start one with: p2pnode start (or name its home with --home)",
-            exit_code=ExitCode.NO_RUNNING_NODE,
-        )
+    def __init__(self, home: object, *, pid: int | None = None) -> None:
+        """``pid``: the process that holds the home's lock without answering, if there is one."""
+        if pid is None:
+            message, hint = f"no running node in {home}", "p2pnode start starts one; --home names another home"
+        else:
+            message = f"no running node in {home}: process {pid} is starting or ending there"
+            hint = "try again in a moment"
+        super().__init__(message, hint, exit_code=ExitCode.NO_RUNNING_NODE)
 
 
 def render_error(error: UserError) -> str:
@@ -98,6 +100,9 @@ def _as_user_error(error: BaseException) -> UserError | None:
     match error:
         case UserError():
             return error
+        case Exception(message=str(message), hint=str(hint)):
+            # The libraries have user errors of their own, because they know nothing of this package.
+            return SetUpError(message, hint)
         case OSError() if error.errno in _DISK_HINTS:
             subject = f"{error.filename}: " if error.filename else ""
             return SetUpError(f"{subject}{why(error)}", _DISK_HINTS[error.errno])

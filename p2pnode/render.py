@@ -56,12 +56,17 @@ def verdict_line(s: Row, *, coloured: bool = False) -> str:
     verdict, reason = _text(s.get("verdict")), _text(s.get("reason"), "")
     line = f"{verdict}: {reason}" if reason else verdict
     match verdict.split(":")[0]:
-        case "healthy" | "idle":
+        case _ if is_well(s):
             return paint(line, "green", coloured=coloured)
         case "halted":
             return paint(line, "red", coloured=coloured)
         case _:
             return paint(line, "yellow", coloured=coloured)
+
+
+def is_well(s: Row) -> bool:
+    """Whether nothing needs the operator: healthy, or idle because nobody trains."""
+    return str(s.get("verdict")).split(":")[0] in ("healthy", "idle")
 
 
 def brief(s: Row) -> str:
@@ -160,6 +165,19 @@ def facts(values: Row) -> str:
     flat = dict(_flatten(values))
     width = max(map(len, flat), default=0)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in flat.items())
+
+
+def setting(value: object) -> str:
+    """One value of ``config show``."""
+    match value:
+        case None:
+            return DASH
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return " ".join(map(str, value)) or DASH
+        case _:
+            return printable(str(value))
 
 
 # --- pieces --------------------------------------------------------------------------------------------------------------------

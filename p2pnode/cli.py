@@ -1,0 +1,412 @@
+"""The command line: parse, call, print.
+
+What it is: one short function per command, and the one place where errors become lines and exit codes. What it is not: logic; that
+lives in the modules that the commands call.
+
+For editors: stdout is data, stderr is talk. Imports inside the commands keep ``--help`` and ``status`` quick; nothing here imports
+torch or trio at the top. A flag exists only if something reads it. Every command that reads takes ``--json``.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from p2pnode import __version__, render
+from p2pnode.config import Config, load_config
+from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
+from p2pnode.home import Home, find_home
+
+if TYPE_CHECKING:
+    from p2pnode.client import Client
+
+STOP_SECONDS_MAX = 10.0  # a node ends in two; a loaded machine gets five times that before we say so
+
+app = typer.Typer(
+    help="Train one model together with people you do not trust.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Show the settings of a node.", no_args_is_help=False)
+app.add_typer(config_app, name="config", rich_help_panel="Settings")
+
+HomeFlag = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="The node's directory.", show_default=False)
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)]
+LastFlag = Annotated[int, typer.Option("--last", metavar="N", min=1, max=10_000, help="How many, the newest.")]
+DataFlag = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="The text to found a network on.", show_default=False)
+]
+SizeFlag = Annotated[
+    str | None, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.", show_default=False)
+]
+PolicyFlag = Annotated[str | None, typer.Option(metavar="open|invite", help="Who gets a vote.", show_default=False)]
+
+
+def main() -> int:
+    """The ``p2pnode`` command: runs one command and returns its exit code; every foreseen error is one line and a hint."""
+    try:
+        code = app(prog_name="p2pnode", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough. The interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except typer.TyperException as error:
+        return _fail(_usage_error(error))
+    except BaseException as error:
+        if _interrupted(error):
+            return ExitCode.INTERRUPTED
+        if (foreseen := user_error(error)) is None:
+            raise
+        return _fail(foreseen)
+    return int(code or 0)
+
+
+# --- node ----------------------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Node")
+def init(
+    *,
+    home: HomeFlag = None,
+    data: DataFlag = None,
+    size: SizeFlag = None,
+    policy: PolicyFlag = None,
+    founder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY@HOST:PORT", help="A first member, as its `p2pnode id` prints it; repeatable."),
+    ] = None,
+    genesis: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take part in the network that FILE founds.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first model's parameters.", show_default=False)
+    ] = None,
+) -> int:
+    """Found a network, or take part in a founder's."""
+    if genesis is not None and (founder or data or size or policy or seed is not None):
+        raise UserError(
+            "--genesis with --founder, --data, --size, --policy or --seed: the file has decided these already",
+            "give --genesis alone",
+            exit_code=ExitCode.USAGE,
+        )
+    settings = load_config({"home": home, "data": data, "size": size, "policy": policy})
+    place = Home(settings.home)
+    with place.locked():
+        from p2pnode import node
+
+        node.initialise(place, settings, founders=founder or [], genesis_file=genesis, seed=seed)
+    _say(f"ready in {place}; p2pnode start starts the node")
+    return ExitCode.OK
+
+
+@app.command(rich_help_panel="Node")
+def start(
+    *,
+    home: HomeFlag = None,
+    name: Annotated[str | None, typer.Option(help="What others see beside the node id.", show_default=False)] = None,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="A node of the network to join; repeatable.", show_default=False),
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen (127.0.0.1:7337).", show_default=False)
+    ] = None,
+    announce: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if elsewhere.", show_default=False)
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="ID", help="Join no network but this one.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda[:N]", help="Where to train (cpu).", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of a training step (all).", show_default=False)
+    ] = None,
+    data: DataFlag = None,
+    size: SizeFlag = None,
+    policy: PolicyFlag = None,
+    train: Annotated[
+        bool | None, typer.Option("--train/--no-train", help="Contribute (yes), or only vote.", show_default=False)
+    ] = None,
+    repl: Annotated[
+        bool | None, typer.Option("--repl/--no-repl", help="Open the prompt (yes, on a terminal).", show_default=False)
+    ] = None,
+) -> int:
+    """Run a node until Ctrl-C; it founds or joins a network at first."""
+    settings = load_config(locals())  # every parameter is the setting of its name
+    return launch(settings, _run_node)
+
+
+def launch(config: Config, run: Callable[[Home, Config], int]) -> int:
+    """Run a node with its home locked and its log open."""
+    from p2pnode.logs import logging_to
+
+    home = Home(config.home)
+    with home.locked(), logging_to(home, config.log_level):
+        return run(home, config)
+
+
+def _run_node(home: Home, config: Config) -> int:
+    from p2pnode import node  # torch and all: only after the home is ours
+
+    return node.run(home, config)
+
+
+@app.command(rich_help_panel="Node")
+def attach(*, home: HomeFlag = None) -> int:
+    """Open the prompt of a running node."""
+    client = _client(home)
+    client.status()  # no node: say so before the prompt appears
+    from p2pnode.repl import run_repl
+
+    run_repl(client)
+    return ExitCode.OK
+
+
+@app.command(rich_help_panel="Node")
+def stop(*, home: HomeFlag = None) -> int:
+    """End a running node and wait until it is gone."""
+    client = _client(home)
+    pid = client.home.running_pid()
+    answer = client.stop()
+    if answer:
+        _say(render.facts(answer))
+    if not client.home.wait_released(timeout_seconds=STOP_SECONDS_MAX):
+        raise UserError(
+            f"the node in {client.home} was asked to end and still runs after {STOP_SECONDS_MAX:.0f} s (pid {pid})",
+            f"see {client.home.log}; kill {pid} ends it without ceremony, and loses nothing that was committed",
+        )
+    _say("stopped")
+    return ExitCode.OK
+
+
+# --- watch ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Watch")
+def status(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """One verdict and its reason; exit code 5 if not healthy."""
+    answer = _client(home).status()
+    _show(answer, as_json, lambda s: render.status(s, coloured=_coloured()))
+    return ExitCode.OK if render.is_well(answer) else ExitCode.UNHEALTHY
+
+
+@app.command(rich_help_panel="Watch")
+def peers(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """The nodes it is connected to."""
+    return _show(_client(home).peers(), as_json, render.peers)
+
+
+@app.command(rich_help_panel="Watch")
+def rounds(*, home: HomeFlag = None, last: LastFlag = 20, as_json: JsonFlag = False) -> int:
+    """The newest rounds: root, contributions, loss, seconds."""
+    return _show(_client(home).rounds(last), as_json, render.rounds)
+
+
+@app.command(rich_help_panel="Watch")
+def trace(
+    height: Annotated[int, typer.Argument(min=1, help="A round's height.")],
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """The path of one gradient through a round, timed."""
+    return _show(_client(home).trace(height), as_json, render.trace)
+
+
+@app.command(rich_help_panel="Watch")
+def evidence(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Who is proven to have signed two things for one slot."""
+    return _show(_client(home).evidence(), as_json, render.evidence)
+
+
+@app.command(rich_help_panel="Watch")
+def log(*, home: HomeFlag = None, last: LastFlag = 20, as_json: JsonFlag = False) -> int:
+    """The newest log lines, also of a node that has ended."""
+    client = _client(home)
+    try:
+        records = client.log(last)
+    except NoRunningNode:
+        from p2pnode.logs import read_log
+
+        records = read_log(client.home.log, last)
+        if not records:
+            raise
+        _say(f"no running node; from {client.home.log}:")
+    return _show(records, as_json, lambda r: render.log(r, coloured=_coloured()))
+
+
+# --- train ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Train")
+def train(
+    rounds: Annotated[int | None, typer.Argument(metavar="[N]", min=1, help="For N heights from now.")] = None,
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Contribute to rounds, without end or for N heights."""
+    return _show(_client(home).train(rounds), as_json, render.facts)
+
+
+@app.command(rich_help_panel="Train")
+def pause(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Stop contributing; the node goes on voting."""
+    return _show(_client(home).pause(), as_json, render.facts)
+
+
+@app.command(rich_help_panel="Train")
+def test(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Send a probe of the model's size through a round."""
+    return _show(_client(home).test(), as_json, render.facts)
+
+
+@app.command(rich_help_panel="Train")
+def localnet(
+    *,
+    nodes: Annotated[int, typer.Option(metavar="N", help="How many nodes.")] = 4,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Rounds to commit.")] = 20,
+    data: DataFlag = None,
+    size: Annotated[str, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.")] = "tiny",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of whatever is drawn at random.")] = 0,
+    home: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the nodes' homes in DIR.", show_default=False)
+    ] = None,
+    kill: Annotated[int, typer.Option(metavar="K", help="Kill K nodes in mid-round and restart them.")] = 0,
+    byzantine: Annotated[int, typer.Option(metavar="K", help="Nodes that attack.")] = 0,
+    attack: Annotated[
+        str | None, typer.Option(metavar="equivocate|bad-root|huge|silent", help="What they do.", show_default=False)
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Run and judge a whole network on this machine."""
+    from p2pnode.localnet import LocalnetOptions, run_localnet
+
+    options = LocalnetOptions(
+        nodes=nodes,
+        rounds=rounds,
+        data=data,
+        size=size,
+        seed=seed,
+        home=home,
+        json=as_json,
+        kill=kill,
+        byzantine=byzantine,
+        attack=attack,
+    )
+    return run_localnet(options)
+
+
+# --- settings ------------------------------------------------------------------------------------------------------------------
+
+
+@app.command("id", rich_help_panel="Settings")
+def identity(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """The node's id, key, and its line as a founder."""
+    from transport.identity import Identity
+
+    settings = load_config({"home": home})
+    place = Home(settings.home)
+    if place.key.exists():
+        me = Identity.load(place.key)
+    else:
+        place.create()
+        me = Identity.create(place.key)
+        _say(f"made a new key: {place.key}")
+    key = me.public_key.hex()
+    facts = {"node": me.node_id, "public_key": key, "founder": f"{key}@{settings.announce or settings.listen}"}
+    return _show(facts, as_json, render.facts)
+
+
+@config_app.command("show")
+def config_show(
+    *,
+    home: HomeFlag = None,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Say where each value comes from.", show_default=False)
+    ] = False,
+    as_json: JsonFlag = False,
+) -> int:
+    """Every setting as `p2pnode start` would take it now."""
+    values = load_config({"home": home}).shown()
+    if as_json:
+        return _show({k: {"value": v, "origin": o} if origin else v for k, (v, o) in values.items()}, True, str)
+    rows = [[key, render.setting(value), *([source] if origin else [])] for key, (value, source) in values.items()]
+    typer.echo(render.table(["setting", "value", *(["origin"] if origin else [])], rows))
+    return ExitCode.OK
+
+
+@app.command(rich_help_panel="Settings")
+def version(*, as_json: JsonFlag = False) -> int:
+    """The versions that matter in a bug report."""
+    import importlib.metadata
+    import platform
+
+    parts = {"p2pnode": __version__, "python": platform.python_version()}
+    parts |= {name: importlib.metadata.version(name) for name in ("torch", "trio", "cryptography", "pynacl")}
+    return _show(parts | {"platform": platform.platform()}, as_json, render.facts)
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@config_app.callback(invoke_without_command=True)
+def _config_root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# --- pieces --------------------------------------------------------------------------------------------------------------------
+
+
+def _client(home: Path | None) -> "Client":
+    from p2pnode.client import Client
+
+    return Client(find_home(home))
+
+
+def _show(answer: Any, as_json: bool, text: Callable[[Any], str]) -> int:
+    typer.echo(json.dumps(answer, indent=2) if as_json else text(answer))
+    return ExitCode.OK
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _fail(error: UserError) -> int:
+    _say(render_error(error))
+    return error.exit_code
+
+
+def _usage_error(error: typer.TyperException) -> UserError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "p2pnode"
+    message, _, suggestion = error.format_message().partition(" Did you mean ")
+    message = message[:1].lower() + message[1:].rstrip(".")
+    hint = f"did you mean {suggestion}" if suggestion else f"{command} --help"
+    return UserError(message, hint, exit_code=ExitCode.USAGE)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Ctrl-C, also inside the groups that trio makes of errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_interrupted(inner) for inner in error.exceptions)
+    return isinstance(error, KeyboardInterrupt)
