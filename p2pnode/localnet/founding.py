@@ -6,14 +6,13 @@ For editors: the order is forced. Every key must exist before the genesis can na
 homes can take it. Only the first ``init`` builds a model (for the root of M(0)).
 """
 
-import sys
 from pathlib import Path
 
 import trio
 
 from p2pnode.home import Home
 from p2pnode.localnet.options import LocalnetOptions
-from p2pnode.localnet.processes import Fleet, Node, free_ports, node_command
+from p2pnode.localnet.processes import PYTHON, Fleet, Node, free_ports, node_command
 from p2pnode.localnet.readings import NodeId
 from transport.identity import Identity
 
@@ -40,7 +39,7 @@ async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list
 
 
 async def _take_genesis(fleet: Fleet, node: Node, genesis: Path) -> None:
-    command = (sys.executable, "-m", "p2pnode", "init", "--home", str(node.home), "--genesis", str(genesis))
+    command = (*PYTHON, "p2pnode", "init", "--home", str(node.home), "--genesis", str(genesis))
     await fleet.run(command, what=f"setting up node {node.index + 1}")
 
 
@@ -48,6 +47,6 @@ def _founding_command(node: Node, options: LocalnetOptions, founders: list[str])
     data = ("--data", str(options.data.absolute())) if options.data else ()
     founder_flags = [word for founder in founders for word in ("--founder", founder)]
     return (
-        *(sys.executable, "-m", "p2pnode", "init", "--home", str(node.home), "--size", options.size),
-        *("--policy", "open", *data, *founder_flags),
+        *(*PYTHON, "p2pnode", "init", "--home", str(node.home), "--size", options.size),
+        *("--policy", "open", "--seed", str(options.seed), *data, *founder_flags),
     )

@@ -47,6 +47,7 @@ def run(options: LocalnetOptions) -> int:
     with _directory(options) as (directory, temporary):
         outcome = trio.run(_run_or_interrupt, options, directory, temporary)
     if outcome is None:
+        sys.stderr.write("interrupted: every node has ended, nothing is left behind\n")
         return ExitCode.INTERRUPTED
     summary = verdict.summary(outcome)
     if options.json:
@@ -57,7 +58,7 @@ def run(options: LocalnetOptions) -> int:
     return ExitCode.OK if summary["verdict"] == "ok" else ExitCode.FAILED
 
 
-class RunFailedError(Exception):
+class RunFailed(Exception):
     """The run cannot reach its target; the text is the sentence for the verdict."""
 
 
@@ -88,16 +89,16 @@ class Run:
         return status.height if status else 0
 
     async def until(self, reached: Callable[[], bool], *, what: str, seconds_max: float) -> None:
-        """Wait for ``reached``. Raises RunFailedError when an honest node ended by itself, or nothing has moved for
+        """Wait for ``reached``. Raises RunFailed when an honest node ended by itself, or nothing has moved for
         ``seconds_max``."""
         progress, deadline = self._progress(), time.monotonic() + seconds_max
         while not reached():
             if any(node.troubles for node in self.honest):
-                raise RunFailedError(f"gave up waiting for {what}: an honest node is gone")
+                raise RunFailed(f"gave up waiting for {what}: an honest node is gone")
             if self._progress() != progress:
                 progress, deadline = self._progress(), time.monotonic() + seconds_max
             if time.monotonic() > deadline:
-                raise RunFailedError(f"gave up waiting for {what}: nothing moved for {seconds_max:.0f} seconds")
+                raise RunFailed(f"gave up waiting for {what}: nothing moved for {seconds_max:.0f} seconds")
             await trio.sleep(POLL_SECONDS / 2)
 
     def _progress(self) -> list[tuple[int, int]]:
@@ -148,7 +149,7 @@ async def _train_to_the_target(run: Run) -> None:
             await run.until(lambda: _all_met(run), what="the nodes to meet", seconds_max=START_SECONDS_MAX)
             run.validation_loss_first = await _evaluate(run, run.honest[0])
             await _train(run, nursery)
-        except RunFailedError as failure:
+        except RunFailed as failure:
             run.troubles.append(str(failure))
         nursery.cancel_scope.cancel()
 

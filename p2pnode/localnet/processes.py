@@ -28,6 +28,8 @@ from p2pnode.localnet.readings import NodeId
 # DESIGN section 6 gives a whole node two seconds to end; the harness has its own work to do in the same two.
 STOP_SECONDS_MAX = 1.4
 LOG_TAIL_BYTES = 64 * 1024
+# As the installed `p2pnode` command would run: a folder named `model` where the user stands must not be imported.
+PYTHON = (sys.executable, "-P", "-m")
 TRACEBACK = b"Traceback (most recent call last)"
 
 
@@ -180,7 +182,7 @@ def node_command(home: Path, *, port: int, peers: Sequence[int], attack: str | N
     module = ["p2pnode", "start", "--no-repl"] if attack is None else ["p2pnode.attacks", "--attack", attack]
     bootstrap = [word for peer in peers for word in ("--bootstrap", f"127.0.0.1:{peer}")]
     return (
-        *(sys.executable, "-m", *module, "--home", str(home), "--listen", f"127.0.0.1:{port}"),
+        *(*PYTHON, *module, "--home", str(home), "--listen", f"127.0.0.1:{port}"),
         *("--no-train", "--threads", "1", *bootstrap),
     )
 

@@ -316,9 +316,22 @@ def test_a_learning_node_is_killed_in_the_middle_of_its_steps() -> None:
 def test_the_control_documents_become_values() -> None:
     training = {"state": "training", "until_height": 9, "step": 3, "steps": 10}
     document = {
-        "node": "a" * 40, "height": 3, "view": 1, "phase": "learn", "model_root": "r", "members": 4, "quorum": 3,
-        "members_reachable": 4, "training": training, "loss": 4.2, "loss_height": 3, "parameters": 7,
-        "tokens_total": 8, "bytes_sent_total": 9, "compute_fraction": None, "evidence": 0,
+        "node": "a" * 40,
+        "height": 3,
+        "view": 1,
+        "phase": "learn",
+        "model_root": "r",
+        "members": 4,
+        "quorum": 3,
+        "members_reachable": 4,
+        "training": training,
+        "loss": 4.2,
+        "loss_height": 3,
+        "parameters": 7,
+        "tokens_total": 8,
+        "bytes_sent_total": 9,
+        "compute_fraction": None,
+        "evidence": 0,
     }
     status = status_from(document)
     assert (status.undecided_height, status.until_height, status.step) == (4, 9, 3)

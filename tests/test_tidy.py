@@ -1,0 +1,227 @@
+"""The form of the code: who may import whom, how long things may get, and that nothing is left undocumented or untested.
+
+What it is: rules that a reader relies on, checked on the syntax tree. What it is not: style that ruff checks already. A rule that gets in
+the way is changed here, with its reason, and not worked around.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("consensus", "transport", "model", "cuda_ext", "p2pnode")
+
+FUNCTION_LINES_MAX = 75  # one screen
+FILE_LINES_MAX = 600  # one idea
+
+# Package -> top-level modules that it must not import (DESIGN section 1).
+BANNED = {
+    "consensus": {
+        "transport",
+        "model",
+        "cuda_ext",
+        "p2pnode",
+        "torch",
+        "time",
+        "random",
+        "os",
+        "socket",
+        "trio",
+        "asyncio",
+        "threading",
+    },
+    "transport": {"consensus", "model", "cuda_ext", "p2pnode", "torch"},
+    "model": {"consensus", "transport", "p2pnode", "trio", "socket", "ssl"},
+    "cuda_ext": {"consensus", "transport", "model", "p2pnode", "trio"},
+    "p2pnode": {"torch"},
+}
+# The doctor reports what torch can do on this machine.
+EXEMPT = {("p2pnode/doctor.py", "torch")}
+# Nothing that `start` runs may reach the attacks; their own module starts nodes of its own.
+ATTACKS = "p2pnode.attacks"
+
+# Modules that no test imports, and what tests them instead.
+TESTED_OTHERWISE = {
+    "p2pnode/__main__.py": "every test that starts a node",
+    "p2pnode/localnet/warden.py": "test_localnet_processes.py kills a harness",
+    "p2pnode/localnet/harness.py": "test_localnet_runs.py runs whole networks",
+    "p2pnode/localnet/founding.py": "test_localnet_runs.py runs whole networks",
+    "p2pnode/localnet/questions.py": "test_localnet_runs.py runs whole networks",
+}
+
+# In every file that git tracks: a place on one machine, or the address of a package server.
+FORBIDDEN = re.compile(
+    r"(?<![\w.])/(?:work|root)/|/home/\w+/|/tmp/p2pnode-localnet"
+    r"|files\.pythonhosted|pypi\.org|download\.pytorch|index-url|find-links",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Python file of the packages, parsed."""
+
+    name: str  # "p2pnode/node.py"
+    text: str
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        return self.name.split("/", 1)[0]
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    paths = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    texts = [(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+    return tuple(Source(name, text, ast.parse(text)) for name, text in texts)
+
+
+def imports(tree: ast.AST, *, package: str = "") -> Iterator[str]:
+    """Dotted names of everything imported anywhere in the file, inside functions, too."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = f"{package}.{module or ''}".rstrip(".") if level else (module or "")
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in names)
+
+
+def test_the_imports_point_in_the_directions_of_the_design() -> None:
+    wrong = {
+        f"{source.name} imports {name}"
+        for source in sources()
+        for name in imports(source.tree, package=source.package)
+        if (top := name.split(".")[0]) in BANNED[source.package] and (source.name, top) not in EXEMPT
+    }
+    assert not wrong
+
+
+def test_nothing_but_the_attacks_reaches_the_attacks() -> None:
+    wrong = {
+        source.name
+        for source in sources()
+        if not source.name.startswith("p2pnode/attacks")
+        for name in imports(source.tree, package=source.package)
+        if name == ATTACKS or name.startswith(f"{ATTACKS}.")
+    }
+    assert not wrong
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert not {source.name for source in sources() if not ast.get_docstring(source.tree)}
+
+
+def test_functions_fit_on_a_screen_and_files_hold_one_idea() -> None:
+    too_long = {
+        f"{source.name}:{node.lineno} {node.name}: {lines} lines"
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    too_long |= {
+        f"{source.name}: {lines} lines" for source in sources() if (lines := source.text.count("\n")) > FILE_LINES_MAX
+    }
+    assert not too_long
+
+
+def test_every_module_is_named_by_a_test() -> None:
+    """A floor, not a ceiling: no module exists that the tests never import, by its name or by that of something in it."""
+    paths = (ROOT / "tests").rglob("*.py")
+    named = {name for path in paths for name in imports(ast.parse(path.read_text(encoding="utf-8")))}
+    untested = {
+        source.name
+        for source in sources()
+        if not source.name.endswith("__init__.py")
+        and source.name not in TESTED_OTHERWISE
+        and not named & _names(source)
+    }
+    assert not untested
+
+
+def _names(source: Source) -> set[str]:
+    """The module, and its public names as its package may pass them on: `from consensus import Engine` names engine.py."""
+    module = source.name.removesuffix(".py").replace("/", ".")
+    package = module.rpartition(".")[0]
+    public = {
+        node.name
+        for node in source.tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    return {module} | {f"{package}.{name}" for name in public}
+
+
+def tracked_files() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [path for name in listing.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_place_on_one_machine_or_a_package_server() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    found = {
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in tracked_files()
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(), 1)
+        if FORBIDDEN.search(line)
+    }
+    assert not found
+
+
+def test_scripts_can_be_run() -> None:
+    """Those with a leading underscore are sourced."""
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.name.startswith("_")]
+    assert scripts
+    assert not {path.name for path in [*scripts, ROOT / ".ci" / "run"] if not path.stat().st_mode & 0o100}
+
+
+def test_the_check_that_runs_elsewhere_is_the_check_that_runs_here() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["exec ./scripts/check"]
+
+
+# --- what the README promises ------------------------------------------------------------------------------------------------
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `p2pnode ...` line of the README's code, as words."""
+    path = ROOT / "README.md"
+    if not path.exists():
+        return []
+    lines = re.findall(r"^(?:\$ )?p2pnode +([a-z].*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.split(r"\s+#", line)[0].split() for line in lines]
+
+
+def test_every_command_line_of_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    from p2pnode.cli import app
+
+    root = get_command(app)
+    for words in readme_commands():
+        command = root
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert command is not root, f"README: p2pnode {' '.join(words)}"
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = {word.split("=")[0] for word in words if word.startswith("--")} - known - {"--help"}
+        assert not unknown, f"README: {command.name} has no {unknown}"
+
+
+def test_the_command_line_starts_without_the_heavy_packages() -> None:
+    program = (
+        "import sys; import p2pnode.cli; print(*sorted({'torch', 'trio', 'hypercorn', 'rich'} & set(sys.modules)))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(process.stdout.split()) <= {"rich"}  # typer's own
