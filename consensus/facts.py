@@ -1,0 +1,242 @@
+"""What this node has seen of one height: proposals, votes, certificates, blocks. Knowledge only grows.
+
+Facts are about any view, whatever the node itself is doing: a certificate of an old view still decides.  # rule C2
+Here messages are checked against the committee and for conflicts; nothing here votes, waits or sends (height.py).
+
+For editing: every collection has a bound, and a bound may never drop what a verified certificate names.
+"""
+
+from typing import Protocol
+
+from consensus.block import Block
+from consensus.certificate import (
+    Certificate,
+    CommitCertificate,
+    PrepareCertificate,
+    ViewCertificate,
+    check_certificate,
+)
+from consensus.chain import ChainState, check_block
+from consensus.encoding import Kind
+from consensus.identifiers import NIL, Digest, PublicKey, Signature
+from consensus.limits import BLOCKS_PER_HEIGHT_MAX, VIEWS_AHEAD_MAX, VIEWS_KEPT_MAX
+from consensus.messages import Commit, Prepare, Proposal, ViewStatus
+from consensus.tally import Poll, Value
+from consensus.verified import VerifiedSignatures
+from consensus.votes import NO_VIEW, commit_statement, prepare_statement
+
+
+class Observer(Protocol):
+    """Who hears about what is wrong with other people's messages."""
+
+    def suspect(self, author: PublicKey, one: tuple[bytes, Signature], other: tuple[bytes, Signature]) -> None: ...
+
+    def refuse(self, peer: PublicKey | None, reason: str) -> None: ...
+
+    def notice(self, block: Block) -> None: ...
+
+
+class ViewFacts:
+    """One view. At most two proposals are kept: the first, and one that proves the proposer's equivocation."""
+
+    __slots__ = ("certificate", "commits", "prepares", "proposals", "statuses")
+
+    def __init__(self, quorum: int) -> None:
+        self.proposals: list[Proposal] = []
+        self.prepares = Poll(quorum)
+        self.commits = Poll(quorum)
+        self.statuses: set[PublicKey] = set()
+        self.certificate: PrepareCertificate | None = None
+
+
+class Facts:
+    """Of the height after `state`. `view` is the window's centre; `move_to` keeps it where the node is."""
+
+    def __init__(self, state: ChainState, *, verify: VerifiedSignatures, observer: Observer) -> None:
+        self.state = state
+        self.height = state.height + 1
+        self.committee = state.membership.current
+        self.prepared: PrepareCertificate | None = None  # the highest of any view: the paper's valid value
+        self.view_certificate: ViewCertificate | None = None  # the highest
+        self.decision: CommitCertificate | None = None
+        self._quorum = self.committee.quorum()
+        self._verify = verify
+        self._observer = observer
+        self._view = 0
+        self._views: dict[int, ViewFacts] = {}
+        self._blocks: dict[Digest, Block] = {}
+        self._unfit: dict[Digest, str] = {}
+        self._accepted: set[tuple[int, int, Digest, int]] = set()
+
+    # -- what is known --
+
+    def of_view(self, view: int) -> ViewFacts:
+        facts = self._views.get(view)
+        if facts is None:
+            facts = self._views[view] = ViewFacts(self._quorum)
+        return facts
+
+    def block(self, block_hash: Digest) -> Block | None:
+        """A block that passed `check_block`."""
+        return self._blocks.get(block_hash)
+
+    def unfit(self, block_hash: Digest) -> bool:
+        """Seen, and it did not pass."""
+        return block_hash in self._unfit
+
+    def missing(self) -> list[CommitCertificate | PrepareCertificate]:
+        """Certificates whose block is not held; their signers hold it."""
+        named = [certificate for certificate in (self.decision, self.prepared) if certificate is not None]
+        return [c for c in named if c.block_hash not in self._blocks and c.block_hash not in self._unfit]
+
+    # -- what arrives --
+
+    def add_proposal(self, proposal: Proposal) -> None:
+        """Keep a proposal of the right proposer whose justification holds; else as if it never came.  # rule P3"""
+        if proposal.author != self.committee.proposer(self.height, proposal.view):
+            self._observer.refuse(proposal.author, "a proposal out of turn")
+            return
+        if not self._within(proposal.view):
+            return
+        known = self.of_view(proposal.view).proposals
+        if any(_same_proposal(proposal, other) for other in known):
+            return
+        if proposal.certificate is not None:
+            problem = self.add_certificate(proposal.certificate)
+            if problem is not None:
+                self._observer.refuse(proposal.author, f"a proposal whose justification fails: {problem}")
+                return
+        if known:
+            self._suspect(known[0], proposal)
+        if len(known) < 2:
+            known.append(proposal)
+            self.add_block(proposal.block, sender=proposal.author)
+
+    def add_vote(self, vote: Prepare | Commit) -> None:
+        if vote.author not in self.committee:
+            self._observer.refuse(vote.author, "a vote from outside the committee")
+        elif self._within(vote.view):
+            value = (vote.block_hash, vote.valid_view if isinstance(vote, Prepare) else NO_VIEW)
+            self._count(vote.kind, vote.view, vote.author, value, vote.signature)
+
+    def add_status(self, status: ViewStatus) -> None:
+        """A status counts once its certificates hold.  # rule W2"""
+        if status.author not in self.committee:
+            self._observer.refuse(status.author, "a view status from outside the committee")
+            return
+        for shown in (status.prepared, status.view_certificate):
+            problem = None if shown is None else self.add_certificate(shown)
+            if problem is not None:
+                self._observer.refuse(status.author, f"a view status whose certificate fails: {problem}")
+                return
+        if self._within(status.view):
+            self.of_view(status.view).statuses.add(status.author)
+
+    def add_certificate(self, certificate: Certificate) -> str | None:
+        """Verify and take it whole, whatever its view; gives the reason if it fails.  # rule C1, C2"""
+        if certificate.height != self.height:
+            return "a certificate of another height"
+        match certificate:
+            case ViewCertificate():
+                name = (certificate.tag, certificate.view, NIL, NO_VIEW)
+            case PrepareCertificate():
+                name = (certificate.tag, certificate.view, certificate.block_hash, certificate.valid_view)
+            case CommitCertificate():
+                name = (certificate.tag, certificate.view, certificate.block_hash, NO_VIEW)
+        if name in self._accepted:
+            return None
+        if isinstance(certificate, ViewCertificate) and certificate.view < self._view:
+            return None  # it opens nothing any more, so it is not worth verifying
+        problem = check_certificate(certificate, self.committee, chain_id=self.state.chain_id, verify=self._verify)
+        if problem is None:
+            self._accepted.add(name)
+            self._take(certificate)
+        return problem
+
+    def add_block(self, block: Block, *, sender: PublicKey | None) -> None:
+        """Hold a block of this height if it is one that may follow, and if there is room or a certificate names it."""
+        named = any(c.block_hash == block.hash for c in self.missing())
+        if block.hash in self._blocks or block.hash in self._unfit:
+            return
+        if not named and len(self._blocks) + len(self._unfit) >= BLOCKS_PER_HEIGHT_MAX:
+            return
+        problem = check_block(block, self.state, self._verify)
+        if problem is not None:
+            self._unfit[block.hash] = problem
+            self._observer.refuse(sender, problem)
+            return
+        self._blocks[block.hash] = block
+        self._observer.notice(block)
+
+    def restore_block(self, block: Block) -> None:
+        """From our own log, checked before it was written."""
+        self._blocks[block.hash] = block
+
+    def move_to(self, view: int) -> None:
+        """The node entered `view`: forget views long past, and blocks that nothing names any more.  # rule V8"""
+        self._view = view
+        for old in [v for v in self._views if v < view - VIEWS_KEPT_MAX]:
+            del self._views[old]
+        if len(self._blocks) + len(self._unfit) >= BLOCKS_PER_HEIGHT_MAX // 2:
+            named = {c.block_hash for c in (self.prepared, self.decision) if c is not None}
+            named |= {p.block_hash for v, f in self._views.items() if v >= view for p in f.proposals}
+            self._blocks = {name: block for name, block in self._blocks.items() if name in named}
+            self._unfit = {name: reason for name, reason in self._unfit.items() if name in named}
+
+    # -- helpers --
+
+    def _within(self, view: int) -> bool:
+        return self._view - VIEWS_KEPT_MAX <= view <= self._view + VIEWS_AHEAD_MAX
+
+    def _take(self, certificate: Certificate) -> None:
+        """Every vote inside counts as if it had come alone, exempt from the cap on conflicting votes.  # rule V7"""
+        view = certificate.view
+        match certificate:
+            case PrepareCertificate():
+                value = (certificate.block_hash, certificate.valid_view)
+                for author, signature in certificate.signers:
+                    self._count(Kind.PREPARE, view, author, value, signature, certified=True)
+            case CommitCertificate():
+                for author, signature in certificate.signers:
+                    self._count(Kind.COMMIT, view, author, (certificate.block_hash, NO_VIEW), signature, certified=True)
+            case ViewCertificate():
+                for author, block_hash, signature in certificate.entries:
+                    self._count(Kind.COMMIT, view, author, (block_hash, NO_VIEW), signature, certified=True)
+                if self.view_certificate is None or view > self.view_certificate.view:
+                    self.view_certificate = certificate
+
+    def _count(
+        self, kind: Kind, view: int, author: PublicKey, value: Value, signature: Signature, *, certified: bool = False
+    ) -> None:
+        facts = self.of_view(view)
+        poll = facts.prepares if kind == Kind.PREPARE else facts.commits
+        first = poll.add(author, value, signature, certified=certified)
+        if first is not None:
+            one, other = (self._statement(kind, view, v) for v in (first[0], value))
+            self._observer.suspect(author, (one, first[1]), (other, signature))  # rule E1
+        if poll.won and poll.won[-1] == value and value[0] != NIL:
+            self._certify(kind, view, value, poll, facts)
+
+    def _certify(self, kind: Kind, view: int, value: Value, poll: Poll, facts: ViewFacts) -> None:
+        """A quorum for a block: a decision, or something prepared. Taken from the votes, never from a proposal.  # rule C3"""
+        if kind == Kind.COMMIT:
+            if self.decision is None:
+                self.decision = CommitCertificate(self.height, view, value[0], poll.signers(value))
+        elif facts.certificate is None:
+            facts.certificate = PrepareCertificate(self.height, view, value[0], value[1], poll.signers(value))
+            if self.prepared is None or view > self.prepared.view:
+                self.prepared = facts.certificate
+
+    def _statement(self, kind: Kind, view: int, value: Value) -> bytes:
+        if kind == Kind.PREPARE:
+            return prepare_statement(self.state.chain_id, self.height, view, value[0], value[1])
+        return commit_statement(self.state.chain_id, self.height, view, value[0])
+
+    def _suspect(self, one: Proposal, other: Proposal) -> None:
+        chain_id = self.state.chain_id
+        pairs = ((one.statement(chain_id), one.signature), (other.statement(chain_id), other.signature))
+        self._observer.suspect(one.author, *pairs)
+
+
+def _same_proposal(one: Proposal, other: Proposal) -> bool:
+    return (one.block_hash, one.valid_view) == (other.block_hash, other.valid_view)

@@ -1,0 +1,73 @@
+"""Every bound on what a peer can make this package hold or compute, with the reason for its value.
+
+A bound that decides whether a block is valid is part of the protocol (marked so): changing it is a new chain version.
+"""
+
+MEMBERS_MAX = 128
+"""Protocol. Members of a committee: a certificate of 128 is 12 KB, and full-mesh votes of 128 are 33 k messages a height."""
+
+CONTRIBUTIONS_PER_BLOCK_MAX = 512
+"""Protocol. Four per member leaves room for contributors on probation; 512 of them are 90 KB of block and 20 ms of Ed25519."""
+
+EVIDENCE_PER_BLOCK_MAX = 16
+"""Protocol. Proofs cost two signature checks each; the rest waits for the next block."""
+
+EVIDENCE_AGE_HEIGHTS_MAX = 1000
+"""Protocol. Older proofs are refused, and a proof against the same author for the same kind counts again only after as many."""
+
+CANDIDATES_MAX = 4096
+"""Protocol. Non-members whose accepted contributions are counted; fresh keys are free, so the table must not grow with them."""
+
+VIEW_MAX = 2**31 - 1
+"""Protocol. valid_view is a signed 32-bit integer on the wire."""
+
+BLOCK_BYTES_MAX = 512 * 1024
+"""Above the largest block that the bounds above allow (about 120 KB), far below what would hurt to hold."""
+
+CERTIFICATE_BYTES_MAX = 64 + MEMBERS_MAX * (32 + 32 + 64)
+"""The widest certificate: a view certificate of every member."""
+
+ATTACHMENT_BYTES_MAX = BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX + 16
+"""A proposal's block and prepare certificate with their two lengths."""
+
+VIEWS_AHEAD_MAX = 1
+"""Votes for later views than the next one are dropped: view certificates bring a node there, the rebroadcast brings the votes."""
+
+VIEWS_KEPT_MAX = 64
+"""Vote tables behind the current view. Forgetting other people's old votes costs liveness at worst, and certificates outlive them."""
+
+BLOCKS_PER_HEIGHT_MAX = 64
+"""Blocks held for one height beyond those that a certificate names; two per view are all that two proposals can bring."""
+
+WAITING_PER_MEMBER_MAX = 12
+"""Messages of the next height kept per member while this one runs: four kinds in the first two views, and some conflicts."""
+
+CONTRIBUTIONS_WATCHED_MAX = 4096
+"""Contributions per height remembered to notice a second one; the members' are remembered even when this is full."""
+
+EVIDENCE_PENDING_MAX = 256
+"""Proofs waiting for a block; one per author and kind, so 64 culprits of every kind."""
+
+VERIFIED_SIGNATURES_MAX = 16384
+"""Signatures remembered as good. 400 members' votes of a height; about 6 MB."""
+
+DELAY_SECONDS_DEFAULT, DELAY_SECONDS_MIN, DELAY_SECONDS_MAX = 0.1, 0.05, 10.0
+"""Delta, the one-way delay that all but 1 % of messages keep. The floor stands above a loaded scheduler's pauses."""
+
+CHECK_SECONDS_DEFAULT, CHECK_SECONDS_MIN, CHECK_SECONDS_MAX = 1.0, 0.5, 600.0
+"""F, fetching and recomputing a block. The floor keeps a busy two-core machine from changing views for nothing."""
+
+TIMEOUT_GROWTH = 1.25
+"""Each view waits a quarter longer than the one before, so that some view is long enough for any delay."""
+
+TIMEOUT_EXPONENT_MAX = 64
+"""1.25**64 is 1.6 million: beyond it a longer wait helps nobody and the power only loses digits."""
+
+TIMEOUT_CARRIED_MAX = 12
+"""Of a height's last view at most this much carries over: one bad hour must not make every later failure cost minutes."""
+
+REBROADCAST_SECONDS = 1.0
+"""Mean time between repetitions: bounds what one lost message costs, at a few hundred bytes a second."""
+
+REBROADCAST_JITTER = 0.25
+"""Spread of that time, so that nodes started together do not repeat together."""

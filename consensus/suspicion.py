@@ -1,0 +1,61 @@
+"""Proofs of double signatures that wait for a block, and the contributions remembered to notice a second one.
+
+One proof per author and kind: a second adds nothing to what the committee can do about it.  # rule E3
+"""
+
+from consensus.chain import ChainState
+from consensus.evidence import Evidence, EvidenceKind, evidence_of
+from consensus.identifiers import PublicKey
+from consensus.limits import CONTRIBUTIONS_WATCHED_MAX, EVIDENCE_PENDING_MAX, EVIDENCE_PER_BLOCK_MAX
+from consensus.membership import evidence_problem
+from consensus.votes import Contribution, Purpose
+
+
+class Suspicion:
+    def __init__(self) -> None:
+        self._pending: dict[tuple[PublicKey, EvidenceKind], Evidence] = {}
+        self._watched: dict[int, dict[tuple[PublicKey, Purpose], Contribution]] = {}
+
+    def add(self, evidence: Evidence, state: ChainState) -> bool:
+        """True if this proof is new and of use to the next block or a later one."""
+        height = max(state.height + 1, evidence.height)
+        known = evidence.order in self._pending or len(self._pending) >= EVIDENCE_PENDING_MAX
+        if known or evidence.height > state.height + 2 or evidence_problem(evidence, state.membership, height=height):
+            return False
+        self._pending[evidence.order] = evidence
+        return True
+
+    def for_next_block(self, state: ChainState) -> tuple[Evidence, ...]:
+        """What a block on top of `state` may carry, ascending.  # rule E4"""
+        height = state.height + 1
+        usable = [e for e in self._pending.values() if evidence_problem(e, state.membership, height=height) is None]
+        return tuple(sorted(usable, key=lambda e: e.order)[:EVIDENCE_PER_BLOCK_MAX])
+
+    def pending(self) -> tuple[Evidence, ...]:
+        return tuple(self._pending.values())
+
+    def moved_to(self, state: ChainState) -> None:
+        """Forget what the chain now holds, what has expired, and contributions of the past."""
+        height = state.height + 1
+        self._pending = {
+            key: e
+            for key, e in self._pending.items()
+            if evidence_problem(e, state.membership, height=max(height, e.height)) is None
+        }
+        self._watched = {at: seen for at, seen in self._watched.items() if at >= height}
+
+    def watch(self, contribution: Contribution, state: ChainState) -> Evidence | None:
+        """The proof, if this author already offered something else for this height and purpose.  # rule E1"""
+        if contribution.height not in (state.height + 1, state.height + 2):
+            return None
+        seen = self._watched.setdefault(contribution.height, {})
+        slot = (contribution.author, contribution.purpose)
+        first = seen.get(slot)
+        if first is None:
+            if len(seen) < CONTRIBUTIONS_WATCHED_MAX or state.membership.knows(contribution.author):
+                seen[slot] = contribution
+            return None
+        one, other = first.statement(state.chain_id), contribution.statement(state.chain_id)
+        if one == other:
+            return None
+        return evidence_of(contribution.author, (one, first.signature), (other, contribution.signature))
