@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import PRESETS, ModelConfig, TrainingConfig
+from model.errors import ConfigError
+from model.layout import Layout
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.mark.parametrize(("size", "low", "high"), [
+    ("tiny", 1.1e6, 1.3e6), ("small", 8e6, 12e6), ("base", 70e6, 130e6), ("1b", 0.9e9, 1.2e9), ("8b", 6.5e9, 8.1e9),
+])  # fmt: skip
+def test_presets_have_the_size_that_they_name(size: str, low: float, high: float) -> None:
+    config = ModelConfig.named(size)
+    assert low < config.parameters < high
+    assert config.parameters == sum(place.count for place in Layout.of(config).tensors)
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), TrainingConfig()])
+def test_a_configuration_survives_canonical_json(config: ModelConfig | TrainingConfig) -> None:
+    text = json.dumps(config.to_dict())
+    assert "." not in text.replace('"0.', "").replace('"1.', ""), "decimals must be strings"
+    assert type(config).from_dict(json.loads(text)) == config
+
+
+def test_a_size_can_be_a_json_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    fields = {"width": 64, "layers": 2, "heads": 4, "key_value_heads": 2, "feed_forward": 96, "context": 128}
+    path.write_text(json.dumps(fields))
+    assert ModelConfig.named(str(path)) == ModelConfig(**fields)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"\xff\xfe", b"{", b"{}", b'{"width": 64}', b'{"width": "64"}', b" " * 100_000, b"[" * 60_000,
+    json.dumps(TINY.to_dict() | {"widht": 1}).encode(), json.dumps(TINY.to_dict() | {"layers": True}).encode(),
+    json.dumps(TINY.to_dict() | {"width": 10**12}).encode(), json.dumps(TINY.to_dict() | {"width": None}).encode(),
+])  # fmt: skip
+def test_a_bad_size_file_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.named(str(path))
+    assert caught.value.message and "\n" not in caught.value.message and len(caught.value.message) < 300
+
+
+def test_an_unknown_size_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.named("huge")
+    assert "tiny" in caught.value.hint
+
+
+@pytest.mark.parametrize("change", [
+    {"width": 130}, {"heads": 3}, {"heads": 4, "key_value_heads": 3}, {"key_value_heads": 0}, {"layers": 0},
+    {"feed_forward": 1 << 20}, {"context": 1}, {"rope_base": 1}, {"norm_epsilon": "nan"}, {"norm_epsilon": "x"},
+    {"norm_epsilon": "1"}, {"width": 64.0},
+])  # fmt: skip
+def test_a_model_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize("change", [
+    {"local_steps": 0}, {"batch": 0}, {"sequence": 1}, {"inner_rate": "inf"}, {"inner_rate": "-1"}, {"clip": "0"},
+    {"inner_rate": 0.001}, {"outer_rate_numerator": 1025}, {"outer_rate_denominator": 0}, {"momentum_shift": 11},
+    {"momentum_numerator": 8, "momentum_shift": 3}, {"nesterov": True}, {"nesterov": 1}, {"codec": "zip"},
+    {"inner_rate": "0." + "0" * 30 + "1"},
+])  # fmt: skip
+def test_training_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        replace(TrainingConfig(), **change)
+
+
+def test_the_command_line_does_not_pay_for_torch() -> None:
+    program = "import sys, model, model.config, model.errors, model.layout; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_a_follower_does_not_load_torch() -> None:
+    program = "import sys, model.replica, model.selftest, model.data; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]
+
+
+def test_the_layout_pads_every_tensor_to_chunks() -> None:
+    layout = Layout.of(TINY)
+    offset = 0
+    for place in layout.tensors:
+        assert place.offset == offset and offset % 4096 == 0
+        offset += -(-place.count // 4096) * 4096
+    assert layout.values == offset == layout.chunks * 4096
+    padded = sum(span.stop - span.start for span in layout.padding)
+    assert padded == layout.values - TINY.parameters
+    assert all(span.stop % 4096 == 0 and 0 < span.stop - span.start < 4096 for span in layout.padding)
+
+
+def test_the_layout_says_which_tensor_holds_a_value() -> None:
+    layout = Layout.of(TINY)
+    assert layout.locate(0) == "model.embed_tokens.weight"
+    assert layout.locate(layout.values - 1) == "model.norm.weight"
+    for place in layout.tensors:
+        assert layout.locate(place.offset) == layout.locate(place.offset + place.count - 1) == place.name
