@@ -1,0 +1,182 @@
+"""One live connection: reads frames, writes what the peer's outbox holds, keeps alive, and ends for one reason.
+
+Nothing is decided here about what frames mean. Everything that ends a connection is turned into `reason`, and nothing
+but a bug of ours leaves `run` as an exception. Every wait has a deadline or is cancelled with the connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from transport import limits
+from transport.address import Address
+from transport.errors import Malformed, RemoteFault
+from transport.events import Direction
+from transport.framing import FrameDecoder, Kind, encode_frame
+from transport.handshake import Bye, Peer, decode_bye, encode_bye
+from transport.identity import PublicKey, short_id
+from transport.outbox import Outbox
+
+_NONCE: Final = struct.Struct(">Q")
+Receive = Callable[[int, bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of frames, all connections together."""
+
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shaken:
+    """A stream whose both ends have accepted each other."""
+
+    stream: trio.SSLStream[trio.SocketStream]
+    decoder: FrameDecoder
+    key: PublicKey
+    leaf_hash: bytes
+    said: Peer
+    remote: Address
+    local: Address
+    direction: Direction
+
+
+class Connection:
+    def __init__(self, shaken: Shaken, outbox: Outbox, traffic: Traffic) -> None:
+        self.shaken = shaken
+        self.name = f"{short_id(shaken.key)}@{shaken.remote}"
+        self.fault: RemoteFault | None = None
+        self.reason = ""
+        self.rtt_seconds: float | None = None
+        self.is_retired = False
+        self._stream = shaken.stream
+        self._outbox = outbox
+        self._traffic = traffic
+        self._scope = trio.CancelScope()
+        self._waiting_since: float | None = None
+        self._pings_sent = 0
+        self._ping_sent_at = 0.0
+        self._bye_sent = False
+        self._bye_received = False
+
+    async def run(self, receive: Receive) -> None:
+        """Until it ends; `reason` and `fault` say why. `receive` gets every frame but those of the connection's own."""
+        with self._scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guarded, self._write)
+                    nursery.start_soon(self._guarded, self._keep_alive)
+                    await self._guarded(lambda: self._read(receive))
+            finally:
+                if not self.reason:
+                    self.reason = "duplicate connection" if self.is_retired else "this node is stopping"
+                await trio.aclose_forcefully(self._stream)
+
+    def retire(self) -> None:
+        """Close without penalty in favour of another connection to the same peer: write no more, read to its BYE."""
+        if not self.is_retired:
+            self.is_retired = True
+            self._scope.deadline = trio.current_time() + limits.RETIRE_SECONDS_MAX
+            self._outbox.wake()
+
+    def abort(self, reason: str) -> None:
+        """End at once."""
+        self.reason = self.reason or reason
+        self._scope.cancel()
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        """The first of the tasks to end says why, and takes the others along."""
+        try:
+            await task()
+        except RemoteFault as fault:
+            self.fault = self.fault or fault
+            self.abort(fault.reason)
+        except Malformed as error:
+            self.fault = self.fault or RemoteFault(self.name, str(error))
+            self.abort(str(error))
+        except trio.TooSlowError:
+            self.fault = self.fault or RemoteFault(self.name, "it does not read what it is sent")
+            self.abort("it does not read what it is sent")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.abort("connection lost")
+        self._scope.cancel()
+
+    async def _read(self, receive: Receive) -> None:
+        decoder = self.shaken.decoder
+        while True:
+            for kind, body in decoder:
+                match kind:
+                    case Kind.PING:
+                        self._outbox.push(encode_frame(Kind.PONG, body))
+                    case Kind.PONG:
+                        self._on_pong(body)
+                    case Kind.BYE:
+                        if self._on_bye(body):
+                            return
+                    case _:
+                        await receive(kind, body)
+            self._waiting_since = trio.current_time()
+            data = await self._stream.receive_some(limits.READ_BYTES)
+            self._waiting_since = None
+            if not data:
+                self.reason = self.reason or "the peer closed the connection"
+                return
+            self._traffic.received += len(data)
+            decoder.feed(bytes(data))
+
+    async def _write(self) -> None:
+        while not self.is_retired:
+            await self._outbox.wait()
+            if self._outbox.is_overflown:
+                raise RemoteFault(self.name, "it is too slow for what consensus sends it")
+            if not self.is_retired and (batch := self._outbox.gather()):
+                await self._send(batch)
+        await self._send(encode_bye(Bye.DUPLICATE))
+        self._bye_sent = True
+        if not self._bye_received:
+            await trio.sleep_forever()  # the reader ends it at the peer's BYE, or the deadline does
+
+    async def _send(self, data: bytes) -> None:
+        with trio.fail_after(limits.SEND_SECONDS_MAX):
+            await self._stream.send_all(data)
+        self._traffic.sent += len(data)
+
+    async def _keep_alive(self) -> None:
+        ping_at = trio.current_time()
+        while True:
+            now = trio.current_time()
+            waiting_since = self._waiting_since
+            if waiting_since is not None and now - waiting_since >= limits.DEAD_SECONDS:
+                raise RemoteFault(self.name, f"nothing heard for {limits.DEAD_SECONDS:.0f} s")
+            if now >= ping_at and not self.is_retired:
+                self._pings_sent += 1
+                self._ping_sent_at = now
+                self._outbox.push(encode_frame(Kind.PING, _NONCE.pack(self._pings_sent)))
+            if now >= ping_at:
+                ping_at = now + limits.PING_SECONDS
+            dead_at = (waiting_since if waiting_since is not None else now) + limits.DEAD_SECONDS
+            await trio.sleep_until(min(ping_at, dead_at))
+
+    def _on_pong(self, body: bytes) -> None:
+        """Only the answer to the last ping measures; an older one is late, which is no fault."""
+        if len(body) != _NONCE.size:
+            raise Malformed(f"a PONG of {len(body)} bytes")
+        if _NONCE.unpack(body)[0] == self._pings_sent:
+            self.rtt_seconds = trio.current_time() - self._ping_sent_at
+
+    def _on_bye(self, body: bytes) -> bool:
+        """Whether to stop reading."""
+        code, text = decode_bye(body)
+        if code is not Bye.DUPLICATE:
+            self.reason = f"the peer said: {text or code.name.lower().replace('_', ' ')}"
+            return True
+        self._bye_received = True
+        self.retire()
+        return self._bye_sent

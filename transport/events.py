@@ -1,0 +1,88 @@
+"""What the swarm tells the node. Frozen values; nothing here does anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transport.address import Address
+from transport.dialing import DialFailure
+from transport.envelope import Envelope
+from transport.identity import NodeId, PublicKey
+from transport.statement import ChainId
+
+Direction = Literal["outbound", "inbound"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A connected peer. `address` is where it listens if it said so, else where its connection comes from."""
+
+    key: PublicKey
+    node_id: NodeId
+    address: Address
+    listens: bool
+    direction: Direction
+    chain_id: ChainId | None
+    rtt_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    peer: PeerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """Comes after every other event of that peer; then only a PeerConnected can follow."""
+
+    peer: PeerInfo
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeReceived:
+    """Verified. `is_first` is False for a retransmission of one that was handed up before: use it, do not relay it."""
+
+    peer_key: PublicKey
+    envelope: Envelope
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A frame of one of the node's own kinds (0x80 and above), unread."""
+
+    peer_key: PublicKey
+    kind: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapFailed:
+    """Told once for each change of class, not for each try."""
+
+    address: Address
+    failure: DialFailure
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReachabilityChanged:
+    """Somebody from outside this machine has connected to our listener."""
+
+    is_reachable: bool
+
+
+SwarmEvent = PeerConnected | PeerDisconnected | EnvelopeReceived | FrameReceived | BootstrapFailed | ReachabilityChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Totals since the start; `refused` counts connections that were ended for a fault of the peer."""
+
+    bytes_sent: int
+    bytes_received: int
+    refused: int
+    peers: int
+    known: int

@@ -1,0 +1,124 @@
+"""Frames: kind u8 | length u32 big-endian | body. Nothing of a body is looked at before its length passed its cap.
+
+Sans-IO: bytes in, frames out. Rule for editing: a new kind gets a cap and a priority here, in the same commit, and a
+line in docs/wire-format.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from transport.errors import Malformed
+from transport.limits import (
+    APPLICATION_FRAME_BYTES_MAX,
+    BYE_TEXT_BYTES_MAX,
+    ENVELOPE_BYTES_MAX,
+    HASHES_PER_FRAME,
+    HELLO_BYTES_MAX,
+    LEAF_BYTES,
+    RECORDS_PER_RESPONSE_MAX,
+    REQUEST_BYTES_MAX,
+    RESPONSE_PART_BYTES_MAX,
+)
+
+
+class Kind(enum.IntEnum):
+    HELLO = 0x01
+    ACK = 0x02
+    BYE = 0x03
+    PING = 0x04
+    PONG = 0x05
+    PEX_NEWS = 0x10
+    PEX_REQUEST = 0x11
+    PEX_RESPONSE = 0x12
+    ENVELOPE = 0x20
+    REQUEST = 0x30
+    RESPONSE = 0x31
+    HASHES_WANTED = 0x40
+    HASHES = 0x41
+    LEAVES_WANTED = 0x42
+    LEAF = 0x43
+    BLOB_REFUSED = 0x44
+
+
+# Kinds from here up belong to the node; the transport carries their bodies unread.
+APPLICATION_KIND_MIN: Final = 0x80
+
+FRAME_BYTES_MAX: Final[dict[int, int]] = {
+    Kind.HELLO: HELLO_BYTES_MAX,
+    Kind.ACK: 32,
+    Kind.BYE: 1 + BYE_TEXT_BYTES_MAX,
+    Kind.PING: 8,
+    Kind.PONG: 8,
+    Kind.PEX_NEWS: 0,
+    Kind.PEX_REQUEST: 9,
+    Kind.PEX_RESPONSE: 9 + RECORDS_PER_RESPONSE_MAX * 171,
+    Kind.ENVELOPE: ENVELOPE_BYTES_MAX,
+    Kind.REQUEST: 6 + REQUEST_BYTES_MAX,
+    Kind.RESPONSE: 5 + RESPONSE_PART_BYTES_MAX,
+    Kind.HASHES_WANTED: 44,
+    Kind.HASHES: 4 + 32 * HASHES_PER_FRAME,
+    Kind.LEAVES_WANTED: 42,
+    Kind.LEAF: 8 + LEAF_BYTES,
+    Kind.BLOB_REFUSED: 5,
+    **dict.fromkeys(range(APPLICATION_KIND_MIN, 0x100), APPLICATION_FRAME_BYTES_MAX),
+}
+
+# Answers that were asked for. They wait behind everything else and are not counted as traffic that a peer pushes.
+BULK_KINDS: Final = frozenset({Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED})
+
+_HEADER: Final = struct.Struct(">BI")
+HEADER_BYTES: Final = _HEADER.size
+
+
+def encode_frame(kind: int, *parts: bytes | memoryview) -> bytes:
+    """One frame; its body is the parts in order. Raises ValueError for a body above the kind's cap."""
+    length = sum(map(len, parts))
+    if length > FRAME_BYTES_MAX[kind]:
+        raise ValueError(f"a frame of kind 0x{kind:02x} with {length} bytes")
+    return b"".join((_HEADER.pack(kind, length), *parts))
+
+
+class FrameDecoder:
+    """Turns a byte stream into frames. Holds at most one incomplete frame and what was fed last."""
+
+    __slots__ = ("_buffer", "_caps", "_offset")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._offset = 0
+        self._caps = FRAME_BYTES_MAX
+
+    def feed(self, data: bytes) -> None:
+        """Take in what arrived. Frames are then read off by iterating."""
+        if self._offset:
+            del self._buffer[: self._offset]
+            self._offset = 0
+        self._buffer += data
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Complete frames as (kind, body); raises Malformed at a header that breaks a cap."""
+        while (frame := self.next()) is not None:
+            yield frame
+
+    def next(self) -> tuple[int, bytes] | None:
+        """The next complete frame, or None until more is fed."""
+        start = self._offset + HEADER_BYTES
+        if len(self._buffer) < start:
+            return None
+        kind, length = _HEADER.unpack_from(self._buffer, self._offset)
+        cap = self._caps.get(kind)
+        if cap is None:
+            raise Malformed(f"a frame of unknown kind 0x{kind:02x}")
+        if length > cap:
+            raise Malformed(f"a frame of kind 0x{kind:02x} with {length} bytes, at most {cap}")
+        end = start + length
+        if len(self._buffer) < end:
+            return None
+        with memoryview(self._buffer) as view:
+            body = bytes(view[start:end])
+        self._offset = end
+        return kind, body

@@ -1,0 +1,95 @@
+"""Every bound on what a peer can make this node hold, wait for or do, with its reason.
+
+Rule for editing: nothing that a peer can grow may be bounded anywhere else, and a value without a reason is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- Blobs ----------------------------------------------------------------------------------------------------------
+LEAF_BYTES: Final = 64 * KIB  # hashing one costs ~50 us, so verifying on arrival never holds the loop up
+BLOB_BYTES_MAX: Final = 128 * 1024 * MIB  # state of the 8b preset with optimizer, twice over; its hash list is 64 MiB
+HASHES_PER_FRAME: Final = 2048  # 64 KiB of leaf hashes: no frame of the bulk kind is larger than a leaf
+LEAVES_PER_REQUEST: Final = 8  # 512 KiB per read on the serving side: one thread hop for eight leaves
+REQUESTS_PER_HOLDER: Final = 3  # 1.5 MiB in flight from one holder: 100 ms x 100 Mbit/s, and loopback stays busy
+HOLDERS_AT_ONCE: Final = 4  # more spread the load, but each costs up to 1.5 MiB of memory in flight
+BLOB_REQUESTS_QUEUED_MAX: Final = 32  # asked of us by one peer; ours keeps to REQUESTS_PER_HOLDER for each fetch
+FETCHES_PER_HOLDER_MAX: Final = 8  # of ours, from one peer at once: 8 x 3 requests stay below its queue of 32
+HOLDER_SECONDS_MAX: Final = 5.0  # without any leaf from a holder before another one is asked
+HASHES_ON_LOOP_MAX: Final = 1024  # a tree over 64 KiB of hashes; longer lists are hashed in a worker thread
+
+# --- Frames ---------------------------------------------------------------------------------------------------------
+STATEMENT_BYTES_MAX: Final = 512  # the widest consensus statement is below 200
+ENVELOPE_BYTES_MAX: Final = 256 * KIB  # a block that lists 500 contributions with two certificates of 100 signatures
+APPLICATION_FRAME_BYTES_MAX: Final = 256 * KIB  # a certificate of 1,000 signatures is 100 KiB
+REQUEST_BYTES_MAX: Final = 64 * KIB  # lists of digests
+RESPONSE_PART_BYTES_MAX: Final = 64 * KIB  # answers are cut up so that consensus frames pass between the parts
+RESPONSE_BYTES_MAX: Final = 16 * MIB  # a caller's response_bytes_max may not be larger
+HELLO_BYTES_MAX: Final = 1 * KIB  # 466 used; room for a later version's longer body, which must still be readable
+BYE_TEXT_BYTES_MAX: Final = 160  # one line of a log
+
+# --- Handshake ------------------------------------------------------------------------------------------------------
+CERTIFICATE_BYTES_MAX: Final = 4 * KIB  # ours has about 600
+CONNECT_SECONDS_MAX: Final = 3.0  # a path slower than this carries no round
+TLS_SECONDS_MAX: Final = 5.0  # two round trips and 2 ms of CPU; bounds slow-loris
+HELLO_SECONDS_MAX: Final = 5.0  # one round trip
+HANDSHAKES_MAX: Final = 64  # half-open inbound connections, all together: 64 x ~100 KiB of TLS state
+HANDSHAKES_PER_HOST_MAX: Final = 8  # of these from one globally routable host, so that one host cannot take them all
+
+# --- Connections ----------------------------------------------------------------------------------------------------
+PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; members are admitted beyond it
+LINKS_PER_PEER_MAX: Final = 3  # the live one and two that are being closed
+PING_SECONDS: Final = 5.0
+DEAD_SECONDS: Final = 15.0  # three pings unanswered
+SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read
+RETIRE_SECONDS_MAX: Final = 2.0  # a duplicate connection drains for this long, and a swap must be over by then
+SEND_BYTES: Final = 256 * KIB  # frames gathered into one write: fewer system calls, yet 0.1 s at 20 Mbit/s
+READ_BYTES: Final = 256 * KIB  # one read from the socket; OpenSSL hands it on in records of 16 KiB
+URGENT_BYTES_MAX: Final = 8 * MIB  # consensus frames waiting for one peer: seconds behind, so dropping it is right
+URGENT_FRAMES_MAX: Final = 8192  # the same for small ones: 100 members' votes of 40 views
+BULK_BYTES_MAX: Final = 512 * KIB  # bulk waiting for one peer; beyond this its producer waits
+INBOX_EVENTS_PER_PEER_MAX: Final = 512  # received and not yet taken by the node; beyond this that peer is not read
+INBOX_BYTES_PER_PEER_MAX: Final = 4 * MIB  # the same, for frames that are large
+FRAMES_PER_SECOND: Final = 5000.0  # other than answers asked for; 100 members at 10 views a second send 2,000 votes
+FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catches up at once
+
+# --- Requests -------------------------------------------------------------------------------------------------------
+REQUESTS_SERVED_MAX: Final = 32  # handlers running for one peer; more are refused as busy
+REQUESTS_SENT_MAX: Final = 16  # of ours, waiting for one peer's answer; further callers wait
+
+# --- Envelopes ------------------------------------------------------------------------------------------------------
+SEEN_ENTRIES_MAX: Final = 16384  # ~2 MiB; 100 members x 2 votes x 80 views
+SEEN_SECONDS: Final = 1.0  # a copy within this time is an echo; a later one is a retransmission, which may be needed
+
+# --- Peer exchange and address book ---------------------------------------------------------------------------------
+RECORDS_PER_RESPONSE_MAX: Final = 64  # 171 bytes each: 11 KiB
+RECORDS_PER_SOURCE_PER_SECOND: Final = 4.0  # new to the book, from one peer, after the first BURST
+RECORDS_PER_SOURCE_BURST: Final = 256.0  # a joiner learns a whole network of 256 at once
+BOOK_ENTRIES_MAX: Final = 2048  # ~0.5 MiB
+PEX_FREE_REQUESTS: Final = 2  # right after connecting
+PEX_REQUESTS_BURST: Final = 16.0  # saved up, at most: eleven kilobytes each
+PEX_SECONDS: Final = 10.0  # one more request is allowed per this time, and one for each NEWS that we sent
+PEX_ASK_SECONDS: Final = 60.0  # our own asking when nobody has news
+NEWS_SECONDS: Final = 0.2  # between two NEWS to everybody: joins of many nodes are told in one
+RECORD_FUTURE_SECONDS_MAX: Final = (
+    86400.0  # a sequence number is milliseconds; a day bounds wrong clocks, and squatting
+)
+
+# --- Dialing and bans -----------------------------------------------------------------------------------------------
+DIALS_MAX: Final = 8  # at once
+OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members and bootstrap addresses are dialed beyond it
+BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
+BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
+BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum (DESIGN.md 4)
+BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise (DESIGN.md 4)
+BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
+DIAL_TRIES_MAX: Final = 16  # then an address that is neither a member's nor a bootstrap's is forgotten
+HEAD_START_SECONDS: Final = 0.3  # the lower node id dials first, so that most pairs never dial each other twice
+DIAL_TARGETS_MAX: Final = 4096  # the book's entries and the bootstrap addresses
+BAN_SECONDS: Final = 60.0  # after a proven fault; short, since a key costs nothing
+BANS_MAX: Final = 4096
+PORTS_TRIED_MAX: Final = 100  # next free port after the default one

@@ -1,0 +1,31 @@
+"""A token bucket. Sans-IO: time is passed in."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    __slots__ = ("_at", "_burst", "_per_second", "_tokens")
+
+    def __init__(self, *, per_second: float, burst: float, now: float, tokens: float | None = None) -> None:
+        """It starts full, or with `tokens`."""
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst if tokens is None else tokens
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def grant(self, tokens: float) -> None:
+        """Add tokens, up to the burst."""
+        self._tokens = min(self._burst, self._tokens + tokens)
+
+    def seconds_until(self) -> float:
+        """How long until take succeeds again, counted from the last call of take."""
+        return max(0.0, (1.0 - self._tokens) / self._per_second)

@@ -1,0 +1,177 @@
+"""One peer for as long as any connection to it lives: its queues, its questions, its blobs, and what each frame does.
+
+A session outlives a swap of connections (two nodes that dial each other at the same time have two for a moment), so
+the node sees one PeerConnected and later one PeerDisconnected, and queued frames go out on whichever is left.
+Not here: making connections, and everything that concerns several peers (swarm.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+import trio
+
+from transport import limits
+from transport.address import Address, Scope
+from transport.blobs import BlobClient, BlobServer, BlobSource
+from transport.connection import Connection, Shaken
+from transport.envelope import Envelope, SeenCache
+from transport.errors import Malformed, RemoteFault
+from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo
+from transport.framing import APPLICATION_KIND_MIN, BULK_KINDS, Kind
+from transport.identity import node_id, short_id
+from transport.inbox import Inbox
+from transport.log import Log
+from transport.outbox import Outbox
+from transport.peerbook import PeerRecord
+from transport.pex import PexExchange, encode_response
+from transport.ratelimit import TokenBucket
+from transport.requests import RequestHandler, Requests
+from transport.statement import ChainId
+
+
+class Host(Protocol):
+    """What a session needs of the swarm."""
+
+    inbox: Inbox
+    seen: SeenCache
+    rng: Random
+    log: Log
+    blobs: BlobSource
+    handler: RequestHandler
+
+    @property
+    def chain_id(self) -> ChainId | None: ...
+    def records_for(self, session: Session, count: int) -> list[PeerRecord]: ...
+    def learn(self, session: Session, records: Sequence[PeerRecord]) -> None: ...
+
+
+class Session:
+    def __init__(self, shaken: Shaken, host: Host) -> None:
+        self.key = shaken.key
+        self.node_id = node_id(shaken.key)
+        self.name = f"{short_id(shaken.key)}@{shaken.remote}"
+        self.leaf_hash = shaken.leaf_hash
+        self.chain_id = shaken.said.chain_id
+        self.connections: list[Connection] = []
+        self.outbox = Outbox()
+        self.blobs = BlobClient(self.outbox)
+        self.pex = PexExchange(now=trio.current_time())
+        self.requests = Requests(self.key, name=self.name, outbox=self.outbox, handler=host.handler, log=host.log)
+        self._server = BlobServer(self.name, self.outbox, host.blobs, host.log)
+        self._host = host
+        self._address = shaken.remote
+        self._listens = False
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._traffic = TokenBucket(
+            per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
+        )
+
+    @property
+    def active(self) -> Connection | None:
+        """The connection that is written to."""
+        return next((c for c in reversed(self.connections) if not c.is_retired), None)
+
+    @property
+    def direction(self) -> Direction:
+        current = self.active or self.connections[-1] if self.connections else None
+        return "inbound" if current is None else current.shaken.direction
+
+    @property
+    def scope(self) -> Scope:
+        """Where it is connected from: decides which addresses it may hear of."""
+        return self.connections[-1].shaken.remote.scope if self.connections else Scope.GLOBAL
+
+    def info(self) -> PeerInfo:
+        active = self.active
+        rtt_seconds = None if active is None else active.rtt_seconds
+        return PeerInfo(
+            self.key, self.node_id, self._address, self._listens, self.direction, self.chain_id, rtt_seconds
+        )
+
+    def listens_at(self, address: Address) -> None:
+        """It proved, or signed, that it can be dialed there."""
+        self._address = address
+        self._listens = True
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Handlers and the blob server of this peer, until `end`."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._server.run)
+                task_status.started()
+
+    def end(self, reason: str) -> None:
+        """Nothing more will come or go: everybody who waits for this peer is told so."""
+        self.requests.close(reason)
+        self.blobs.close(reason)
+        self._scope.cancel()
+
+    async def receive(self, kind: int, body: bytes) -> None:
+        """One frame. Raises Malformed or RemoteFault where the peer broke a rule; waits where it is too fast."""
+        if kind not in BULK_KINDS and not self._traffic.take(trio.current_time()):
+            await trio.sleep(self._traffic.seconds_until())
+            self._traffic.take(trio.current_time())
+        match kind:
+            case Kind.LEAF:
+                self.blobs.on_leaf(body)
+            case Kind.ENVELOPE:
+                await self._on_envelope(body)
+            case Kind.REQUEST:
+                if self._nursery is not None and not self._scope.cancel_called:
+                    self.requests.on_request(body, self._nursery)
+            case Kind.RESPONSE:
+                self.requests.on_response(body)
+            case Kind.HASHES_WANTED | Kind.LEAVES_WANTED:
+                self._server.on_wanted(kind, body)
+            case Kind.HASHES:
+                self.blobs.on_hashes(body)
+            case Kind.BLOB_REFUSED:
+                self.blobs.on_refused(body)
+            case Kind.PEX_NEWS:
+                self.ask_for_peers()
+            case Kind.PEX_REQUEST:
+                nonce, count = self.pex.on_request(body, trio.current_time())
+                self.outbox.push(encode_response(nonce, self._host.records_for(self, count)))
+            case Kind.PEX_RESPONSE:
+                self._host.learn(self, self.pex.on_response(body))
+                if self.pex.wants_more:
+                    self.ask_for_peers()
+            case _ if kind >= APPLICATION_KIND_MIN:
+                event = FrameReceived(self.key, kind, body)
+                await self._host.inbox.put(self.key, event, size_bytes=len(body))
+            case _:
+                raise Malformed(f"a frame of kind 0x{kind:02x} out of place")
+
+    def ask_for_peers(self) -> None:
+        """Unless an answer is outstanding."""
+        if (frame := self.pex.ask()) is not None:
+            self.outbox.push(frame)
+
+    async def _on_envelope(self, body: bytes) -> None:
+        """Look up, then decode, then verify: a copy costs a hash, and only a wrong signature is proof of a lie."""
+        is_long = len(body) > limits.LEAF_BYTES  # then not on the loop
+        digest = await trio.to_thread.run_sync(_sha256, body) if is_long else _sha256(body)
+        now = trio.current_time()
+        if self._host.seen.is_echo(digest, now):
+            return
+        envelope = Envelope.decode(body)
+        chain_id = self._host.chain_id
+        if chain_id is None:
+            return  # a joiner that has pinned no network yet has no use for it
+        if envelope.chain_id() != chain_id:
+            raise Malformed("an envelope of another network")
+        is_first = not self._host.seen.is_known(digest)
+        if is_first and not envelope.is_authentic():
+            raise RemoteFault(self.name, "it sent an envelope with a wrong signature", proven=True)
+        self._host.seen.remember(digest, now)
+        await self._host.inbox.put(self.key, EnvelopeReceived(self.key, envelope, is_first), size_bytes=len(body))
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

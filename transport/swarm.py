@@ -1,0 +1,560 @@
+"""All peers together: listening, dialing, admission, duplicates, and the node's calls.
+
+Read `run` first. Every connection lives in a task of its own that catches what goes wrong with it: one peer's failure
+never reaches another's. Decisions that need no socket are elsewhere: dialing.py (whom and when), peerbook.py and
+pex.py (who is out there), handshake.py, session.py (what a frame does), transfer.py and fetch.py (blobs).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from random import Random
+
+import trio
+
+from transport import limits
+from transport.address import Address, Scope, may_hear
+from transport.blobs import BlobSource
+from transport.connection import Connection, Shaken, Traffic
+from transport.dialing import DialFailure, DialPlan, Target
+from transport.envelope import SeenCache
+from transport.errors import Malformed, RequestFailed, UserError
+from transport.establish import DialError, Introduction, establish
+from transport.events import (
+    BootstrapFailed,
+    PeerConnected,
+    PeerDisconnected,
+    PeerInfo,
+    ReachabilityChanged,
+    Statistics,
+)
+from transport.fetch import Fetch, Sink
+from transport.handshake import Bye
+from transport.identity import Identity, PublicKey, short_id
+from transport.inbox import Inbox
+from transport.log import Log
+from transport.peerbook import PeerBook, PeerRecord
+from transport.requests import RequestHandler
+from transport.session import Session
+from transport.statement import ChainId
+from transport.tls import tls_identity
+from transport.transfer import FetchPlan
+
+_OURS = b""  # the inbox's name for events that concern no peer
+
+
+class Swarm:
+    """Peers of one node. Create it, `await nursery.start(swarm.run)`, iterate over `events`."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        listen: Address | None,
+        listen_fallback: bool,
+        announce: Address | None,
+        bootstrap: Sequence[Address],
+        book: PeerBook,
+        chain_id: bytes | None,
+        handler: RequestHandler,
+        blobs: BlobSource,
+        log: Log,
+    ) -> None:
+        self.identity = identity
+        self.handler = handler
+        self.blobs = blobs
+        self.log = log
+        self.book = book
+        self.inbox = Inbox()
+        self.seen = SeenCache()
+        self.rng = Random(os.urandom(16))  # noqa: S311  (jitter and sampling, not secrets)
+        self.bound: Address | None = None
+        self._listen = listen
+        self._listen_fallback = listen_fallback
+        self._announce = announce
+        self._bootstrap = tuple(bootstrap)
+        self._chain_id = None if chain_id is None else ChainId(chain_id)
+        self._tls = tls_identity(identity)
+        self._plan = DialPlan(identity.public_key, self.rng)
+        self._sessions: dict[PublicKey, Session] = {}
+        self._members: frozenset[bytes] = frozenset()
+        self._banned_until: dict[bytes, float] = {}
+        self._not_holders_until: dict[bytes, float] = {}
+        self._own_records: dict[Address, PeerRecord] = {}
+        self._half_open: Counter[str] = Counter()
+        self._bootstrap_state: dict[Address, DialFailure | None] = {}
+        self._is_reachable = False
+        self._refused = 0
+        self._traffic = Traffic()
+        self._dial_changed = trio.Event()
+        self._has_news = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    # --- The node's calls -------------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> Inbox:
+        """What happens, in order for each peer and in turn among peers. Must be drained: peers wait for it."""
+        return self.inbox
+
+    @property
+    def chain_id(self) -> ChainId | None:
+        return self._chain_id
+
+    def pin(self, chain_id: bytes) -> None:
+        """A joiner has found its network: peers of another one are dropped, records of another one forgotten."""
+        self._chain_id = ChainId(chain_id)
+        self.book.keep_only(chain_id)
+        self._own_records.clear()
+        for session in list(self._sessions.values()):
+            if session.chain_id not in (None, chain_id):
+                self._end_session(session, "it is on another network")
+
+    def peers(self) -> list[PeerInfo]:
+        return [session.info() for session in self._sessions.values()]
+
+    def is_connected(self, key: bytes) -> bool:
+        return key in self._sessions
+
+    def publish(self, frame: bytes, *, to: Iterable[bytes] | None = None, exclude: Collection[bytes] = ()) -> int:
+        """Queue one frame (encode_frame, Envelope.frame) for peers, all by default; returns for how many. No wait."""
+        if to is None:
+            sessions: Iterable[Session] = self._sessions.values()
+        else:
+            sessions = [s for key in to if (s := self._sessions.get(PublicKey(key))) is not None]
+        count = 0
+        for session in sessions:
+            if session.key not in exclude:
+                session.outbox.push(frame)
+                count += 1
+        return count
+
+    async def request(
+        self, peer_key: bytes, method: int, body: bytes, *, timeout_seconds: float, response_bytes_max: int
+    ) -> bytes:
+        """Ask one connected peer. Raises RequestFailed (not connected, refused, too late, too long)."""
+        session = self._sessions.get(PublicKey(peer_key))
+        if session is None:
+            raise RequestFailed("not connected")
+        return await session.requests.call(
+            method, body, timeout_seconds=timeout_seconds, response_bytes_max=response_bytes_max
+        )
+
+    async def fetch(
+        self,
+        digest: bytes,
+        length: int,
+        *,
+        holders: Callable[[], Sequence[bytes]],
+        sink: Sink,
+        leaves: Iterable[int] | None = None,
+    ) -> None:
+        """Get a blob, or some of its leaves, from whoever of `holders` is connected.
+
+        `sink(index, bytes)` gets every leaf once, verified, in any order, on the loop: it copies and returns.
+        `holders` is asked again whenever somebody fails. Raises RequestFailed once all have been tried.
+        """
+
+        def connected() -> list[Session]:
+            now = trio.current_time()
+            found = [self._sessions.get(PublicKey(key)) for key in holders()]
+            return [s for s in found if s is not None and self._not_holders_until.get(s.key, 0.0) <= now]
+
+        plan = FetchPlan(digest, length, leaves=leaves)
+        await Fetch(plan, holders=connected, sink=sink, lied=self._lied, log=self.log).run()
+
+    def members(self, keys: Iterable[bytes]) -> None:
+        """The committee: admitted beyond the limits, and dialed again more eagerly."""
+        self._members = frozenset(keys)
+        self._plan.set_members(self._members, trio.current_time())
+        self._dial_changed.set()
+
+    def quorum(self, has_quorum: bool) -> None:
+        """Whether enough members are reachable. While not, they are dialed at most a second apart."""
+        self._plan.set_quorum(has_quorum, trio.current_time())
+        self._dial_changed.set()
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            bytes_sent=self._traffic.sent,
+            bytes_received=self._traffic.received,
+            refused=self._refused,
+            peers=len(self._sessions),
+            known=len(self.book),
+        )
+
+    # --- Running ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[Address | None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. The started value is the address bound, or None without a listener.
+
+        Raises UserError where it cannot listen.
+        """
+        listeners = await self._open_listeners()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if listeners:
+                    nursery.start_soon(trio.serve_listeners, self._incoming, listeners)
+                self._fill_plan()
+                nursery.start_soon(self._dial)
+                nursery.start_soon(self._tell_news)
+                nursery.start_soon(self._ask_now_and_then)
+                task_status.started(self.bound)
+                await trio.sleep_forever()
+        finally:
+            for session in list(self._sessions.values()):
+                self._end_session(session, "this node is stopping")
+            self.inbox.close()
+            self._nursery = None
+            for listener in listeners:
+                listener.socket.close()
+
+    async def _open_listeners(self) -> list[trio.SocketListener]:
+        if self._listen is None:
+            return []
+        first = self._listen.port
+        last = first + limits.PORTS_TRIED_MAX if self._listen_fallback and first else first
+        for port in range(first, min(last, 65535) + 1):
+            try:
+                listeners = await trio.open_tcp_listeners(port, host=self._listen.host)
+            except OSError as error:
+                taken = errno.EADDRINUSE in (error.errno, getattr(error.__cause__, "errno", None))
+                if taken and port < last:
+                    continue
+                what = "the port is taken" if taken else error.strerror or str(error)
+                hint = (
+                    "choose another with --listen HOST:PORT" if taken else "--listen takes an address of this machine"
+                )
+                raise UserError(f"cannot listen on {self._listen.host} port {port}: {what}", hint) from None
+            bound_port = int(listeners[0].socket.getsockname()[1])
+            self.bound = replace(self._listen, port=bound_port)
+            if bound_port != first and first:
+                self.log.warning("port_taken", wanted=str(self._listen), listening=str(self.bound))
+            return listeners
+        raise AssertionError("unreachable")
+
+    # --- Connections ------------------------------------------------------------------------------------------------
+
+    async def _incoming(self, tcp: trio.SocketStream) -> None:
+        """One connection that somebody made to us, from accept to end."""
+        remote = _address(tcp.socket.getpeername())
+        total, from_host = self._half_open.total(), self._half_open[remote.host]
+        is_greedy = remote.scope is Scope.GLOBAL and from_host >= limits.HANDSHAKES_PER_HOST_MAX
+        if total >= limits.HANDSHAKES_MAX or is_greedy:
+            self._refuse(str(remote), "too many handshakes at once")
+            await trio.aclose_forcefully(tcp)
+            return
+        self._half_open[remote.host] += 1
+        try:
+            shaken = await establish(tcp, self._introduction(tcp, remote, expected=None), is_client=False)
+        except DialError as error:
+            if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
+                self._refuse(error.name, error.reason)
+            return
+        finally:
+            self._half_open[remote.host] -= 1
+            if not self._half_open[remote.host]:
+                del self._half_open[remote.host]
+        if not self._is_reachable and remote.scope is not Scope.LOOPBACK:
+            self._is_reachable = True
+            self.inbox.put_nowait(_OURS, ReachabilityChanged(True))
+        await self._live(shaken)
+
+    async def _live(self, shaken: Shaken) -> None:
+        """A connection that both ends have accepted, until it ends. Nothing that happens in it leaves this function."""
+        connection = self._attach(shaken)
+        session = self._sessions[shaken.key]
+        try:
+            await connection.run(session.receive)
+        except Exception as error:  # a bug of ours that this peer brought out: loud, and only this connection ends
+            self.log.error("connection_crashed", peer=connection.name, error=repr(error), exc_info=True)
+            connection.reason = "internal error"
+        finally:
+            self._detach(session, connection)
+
+    def _attach(self, shaken: Shaken) -> Connection:
+        """Add a connection to its peer's session, and settle which one stays if there are two."""
+        session = self._sessions.get(shaken.key)
+        if session is not None and session.leaf_hash != shaken.leaf_hash:
+            self._end_session(session, "it was restarted")
+            session = None
+        if session is None:
+            session = Session(shaken, self)
+            self._sessions[shaken.key] = session
+            assert self._nursery is not None
+            self._nursery.start_soon(session.run)
+            is_new = True
+        else:
+            is_new = False
+        connection = Connection(shaken, session.outbox, self._traffic)
+        self._choose(session, connection)
+        self._take_record(session, shaken)
+        if is_new:
+            self.log.info("peer_connected", peer=connection.name, direction=shaken.direction)
+            self.inbox.put_nowait(session.key, PeerConnected(session.info()))
+            session.ask_for_peers()
+        self._has_news.set()
+        self._dial_changed.set()
+        return connection
+
+    def _choose(self, session: Session, new: Connection) -> None:
+        """Of two connections to one peer the one that the lower node id dialed stays (PROTOCOL.md 2.4).
+
+        Both ends come to the same choice. Dialed by the same end, the newer stays: the dialer knows the old is gone.
+        """
+        old = session.active
+        session.connections.append(new)
+        if old is None:
+            return
+        lower_is_me = self.identity.node_id < session.node_id
+        preferred = "outbound" if lower_is_me else "inbound"
+        keeps_new = new.shaken.direction in (old.shaken.direction, preferred)
+        (old if keeps_new else new).retire()
+        for oldest in session.connections[: -limits.LINKS_PER_PEER_MAX]:
+            oldest.abort("duplicate connection")
+
+    def _detach(self, session: Session, connection: Connection) -> None:
+        """A connection has ended. Its session ends with the last one, after a moment if a swap is under way."""
+        session.connections.remove(connection)
+        if connection.fault is not None:
+            self._refuse(connection.name, connection.fault.reason)
+            if connection.fault.proven:
+                self._ban(session.key)
+        if session.connections or self._sessions.get(session.key) is not session:
+            return
+        if connection.is_retired and self._nursery is not None and connection.fault is None:
+            self._nursery.start_soon(self._await_other, session)
+        else:
+            self._end_session(session, connection.reason)
+
+    async def _await_other(self, session: Session) -> None:
+        """The peer closed a duplicate, so its other connection is on its way."""
+        await trio.sleep(limits.RETIRE_SECONDS_MAX)
+        if not session.connections and self._sessions.get(session.key) is session:
+            self._end_session(session, "connection lost")
+
+    def _end_session(self, session: Session, reason: str) -> None:
+        info = session.info()
+        del self._sessions[session.key]
+        session.end(reason)
+        for connection in session.connections:
+            connection.abort(reason)
+        self.log.info("peer_disconnected", peer=session.name, reason=reason)
+        self.inbox.put_nowait(session.key, PeerDisconnected(info, reason))
+        self._plan.lost(session.key, trio.current_time())
+        self._dial_changed.set()
+
+    def _introduction(self, tcp: trio.SocketStream, remote: Address, *, expected: PublicKey | None) -> Introduction:
+        local = _address(tcp.socket.getsockname())
+        return Introduction(
+            identity=self.identity,
+            tls=self._tls,
+            chain_id=self._chain_id,
+            record=self._own_record(local, remote.scope),
+            remote=remote,
+            local=local,
+            expected=expected,
+            admit=self._admit,
+        )
+
+    def _admit(self, key: PublicKey, *, is_client: bool) -> tuple[Bye, str] | None:
+        """Why not to go on with a peer whose certificate proved its key; None to go on."""
+        if key == self.identity.public_key:
+            return Bye.MYSELF, "it is this node itself"
+        session = self._sessions.get(key)
+        if is_client and session is not None and session.active is not None:
+            return Bye.DUPLICATE, "already connected"
+        if self._banned_until.get(key, 0.0) > trio.current_time():
+            return Bye.BANNED, "it is banned for a proven fault"
+        if session is None and key not in self._members and len(self._sessions) >= limits.PEERS_MAX:
+            return Bye.FULL, "this node has enough peers"
+        return None
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._refused += 1
+        self.log.warning("peer_refused", peer=name, reason=reason)
+
+    def _ban(self, key: PublicKey) -> None:
+        _remember(self._banned_until, key, trio.current_time() + limits.BAN_SECONDS)
+
+    def _lied(self, key: PublicKey) -> None:
+        """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same (DESIGN.md 4)."""
+        self._refuse(short_id(key), "it served bytes that do not match their digest")
+        _remember(self._not_holders_until, key, trio.current_time() + limits.BAN_SECONDS)
+
+    # --- Dialing ----------------------------------------------------------------------------------------------------
+
+    def _fill_plan(self) -> None:
+        now = trio.current_time()
+        for address in self._bootstrap:
+            self._plan.offer(address, key=None, now=now, is_bootstrap=True)
+        for entry in self.book:
+            self._plan.offer(entry.record.address, key=entry.record.key, now=now)
+
+    async def _dial(self) -> None:
+        """The one dialer: starts what is due, sleeps until something is."""
+        assert self._nursery is not None
+        while True:
+            self._dial_changed = trio.Event()
+            for target in self._plan.due(trio.current_time(), self._sessions):
+                self._nursery.start_soon(self._dial_one, target)
+            with trio.move_on_at(self._plan.wake_at(self._sessions)):
+                await self._dial_changed.wait()
+
+    async def _dial_one(self, target: Target) -> None:
+        try:
+            shaken = await self._connect(target)
+        except DialError as error:
+            self._dial_failed(target, error)
+            return
+        finally:
+            if target.is_dialing:
+                target.is_dialing = False  # cancelled or crashed: the target must not stay taken
+            self._dial_changed.set()
+        self._plan.succeeded(target, shaken.key, trio.current_time())
+        self.book.succeeded(shaken.key, target.address, now=time.time())
+        if target.is_bootstrap and self._bootstrap_state.pop(target.address, None) is not None:
+            self.log.info("bootstrap_reached", address=str(target.address))
+        await self._live(shaken)
+
+    async def _connect(self, target: Target) -> Shaken:
+        """TCP, TLS and HELLO with one target; raises DialError."""
+        name = str(target.address)
+        try:
+            with trio.fail_after(limits.CONNECT_SECONDS_MAX):
+                tcp = await trio.open_tcp_stream(target.address.host, target.address.port)
+        except trio.TooSlowError:
+            raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
+        except OSError as error:
+            raise DialError(name, *_connect_failure(error)) from None
+        remote = _address(tcp.socket.getpeername())
+        return await establish(tcp, self._introduction(tcp, remote, expected=target.key), is_client=True)
+
+    def _dial_failed(self, target: Target, error: DialError) -> None:
+        now = trio.current_time()
+        if error.bye is Bye.DUPLICATE and error.key is not None:
+            self._plan.succeeded(target, error.key, now)
+            if target.is_bootstrap:
+                self._bootstrap_state.pop(target.address, None)
+            return
+        key = target.key
+        is_given_up = self._plan.failed(target, error.failure, now=now, alone=not self._sessions)
+        if key is not None:
+            self.book.failed(key, target.address)
+            if is_given_up:
+                self.book.forget(key, target.address)
+        if target.is_bootstrap:
+            if self._bootstrap_state.get(target.address) is not error.failure:
+                self._bootstrap_state[target.address] = error.failure
+                self.log.warning(
+                    "bootstrap_failed", address=str(target.address), failure=str(error.failure), reason=error.reason
+                )
+                self.inbox.put_nowait(_OURS, BootstrapFailed(target.address, error.failure, error.reason))
+        else:
+            self.log.info("dial_failed", peer=error.name, failure=str(error.failure), reason=error.reason)
+
+    # --- Peer exchange ----------------------------------------------------------------------------------------------
+
+    def records_for(self, session: Session, count: int) -> list[PeerRecord]:
+        """What to tell a peer that asked."""
+        return self.book.select(
+            scope=session.scope, exclude=session.key, connected=self._sessions, count=count, rng=self.rng
+        )
+
+    def learn(self, session: Session, records: Sequence[PeerRecord]) -> None:
+        """Take in what a peer told us. A record with a wrong signature proves that it does not check what it relays."""
+        for record in records:
+            if record.key == self.identity.public_key or not may_hear(record.address.scope, session.scope):
+                continue
+            known = self.book.get(record.key, record.address.scope)
+            if known is not None and known.record.sequence >= record.sequence:
+                continue
+            if not session.pex.may_tell(trio.current_time()):
+                return
+            self._add_record(record)
+
+    def _take_record(self, session: Session, shaken: Shaken) -> None:
+        """A peer's own record, from its HELLO."""
+        record = shaken.said.record
+        if record is None or not may_hear(record.address.scope, shaken.remote.scope):
+            return
+        session.listens_at(record.address)
+        try:
+            self._add_record(record)
+        except Malformed as error:
+            self.log.warning("record_refused", peer=session.name, reason=str(error))
+            return
+        if shaken.direction == "outbound" and shaken.remote == record.address:
+            self.book.succeeded(record.key, record.address, now=time.time())
+
+    def _add_record(self, record: PeerRecord) -> None:
+        if self.book.add(record, chain_id=self._chain_id, now=time.time()):
+            self._plan.offer(record.address, key=record.key, now=trio.current_time())
+            self._has_news.set()
+            self._dial_changed.set()
+
+    def _own_record(self, local: Address, scope: Scope) -> PeerRecord | None:
+        """The record of this node to show on a connection whose own end is `local`, from `scope`."""
+        if self.bound is None:
+            return None
+        address = self._announce or self.bound
+        if address.ip is None or address.is_wildcard:
+            address = replace(local, port=self.bound.port)
+        if not may_hear(address.scope, scope):
+            return None
+        if address not in self._own_records:
+            sequence = time.time_ns() // 1_000_000
+            signed = PeerRecord.sign(self.identity, self._chain_id, sequence=sequence, address=address)
+            self._own_records[address] = signed
+        return self._own_records[address]
+
+    async def _tell_news(self) -> None:
+        """Hint to everybody that there is something to ask for: at once, and then not too often."""
+        while True:
+            await self._has_news.wait()
+            self._has_news = trio.Event()
+            for session in self._sessions.values():
+                session.outbox.push(session.pex.news())
+            await trio.sleep(limits.NEWS_SECONDS)
+
+    async def _ask_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(limits.PEX_ASK_SECONDS * self.rng.uniform(0.8, 1.2))
+            for session in self._sessions.values():
+                session.ask_for_peers()
+
+
+def _remember(until: dict[bytes, float], key: bytes, at: float) -> None:
+    """Bounded: the oldest entry makes room."""
+    until.pop(key, None)
+    until[key] = at
+    while len(until) > limits.BANS_MAX:
+        del until[next(iter(until))]
+
+
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    """An address from what the socket says; mapped IPv4 is IPv4."""
+    address = Address(name[0].partition("%")[0], name[1])
+    ip = address.ip
+    return address if ip is None else Address(str(ip), address.port)
+
+
+def _connect_failure(error: OSError) -> tuple[DialFailure, str]:
+    """The class of a failed connect. trio raises one OSError for all addresses of a name, with the causes below it."""
+    causes: list[BaseException] = [error]
+    cause = error.__cause__
+    causes += cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause] if cause else []
+    if isinstance(error, socket.gaierror):
+        return DialFailure.UNREACHABLE, "the name is not known"
+    if any(isinstance(c, OSError) and c.errno == errno.ECONNREFUSED for c in causes):
+        return DialFailure.REFUSED, "nobody listens there"
+    if any(isinstance(c, OSError) and c.errno == errno.ETIMEDOUT for c in causes):
+        return DialFailure.TIMED_OUT, "no answer"
+    return DialFailure.UNREACHABLE, error.strerror or str(error)
