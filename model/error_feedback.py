@@ -4,12 +4,15 @@ Local to a node, never replicated: floats are fine here.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import compression
 from model.layout import Layout
+
+_OWED_MAX: Final = 2.0  # times the length of a round's own update: a whole round that was left out fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,10 @@ class ErrorFeedback:
         """The payload for `update` and what is owed. Raises NonFiniteError, and nothing has changed."""
         if self.pending is not None:
             self.settle(self.pending.height, accepted=False)
-        # A node that was left out for long must not answer with one huge stale step: what is owed is cut to the length
-        # of what is new. (Equalised norms would give the stale part nearly all of the weight.)
+        # A node that was left out for long must not answer with one huge stale step: what is owed is cut to twice the
+        # length of what is new. (Equalised norms would give the stale part nearly all of the weight.)
         owed, fresh = float(np.linalg.norm(self.residual)), float(np.linalg.norm(update))
-        wanted = update + self.residual * np.float32(min(1.0, fresh / owed) if owed else 0.0)
+        wanted = update + self.residual * np.float32(min(1.0, _OWED_MAX * fresh / owed) if owed else 0.0)
         payload = compression.encode(wanted, self.layout)
         self.residual = wanted - self._values(payload)
         self.pending = Pending(height, payload)

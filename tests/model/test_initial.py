@@ -1,0 +1,71 @@
+import hashlib
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from model.config import PRESETS, TrainingConfig
+from model.initial import eight_bit_root, initial_parameters, odd_integers
+from model.layout import Layout
+from model.replica import Replica
+
+# Consensus: a change of either value is another network.
+TINY_ROOT = "3ac129aaeea759c1e1a4e7ae8a0a77ba0108602ab34eb1b28c51c898a7a85323"
+PHILOX_ZERO = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+
+
+def test_philox_gives_the_answers_that_its_authors_published() -> None:
+    """Random123's kat_vectors, philox4x64-10, counter and key zero; numpy counts up before it draws."""
+    generator = np.random.Philox(key=0, counter=2**256 - 1)
+    assert generator.random_raw(4).tolist() == PHILOX_ZERO
+
+
+def test_the_first_model_of_the_default_network_is_known() -> None:
+    replica = Replica.initial(PRESETS["tiny"], TrainingConfig(), seed=0)
+    digest = hashlib.sha256(b"".join(replica.leaves())).hexdigest()
+    assert digest == TINY_ROOT
+
+
+def test_seeds_and_tensors_differ() -> None:
+    config = PRESETS["tiny"]
+    first, again, other = (initial_parameters(config, seed) for seed in (1, 1, 2))
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    assert odd_integers(1, "a", 8).tolist() != odd_integers(1, "b", 8).tolist()
+
+
+def test_a_longer_draw_begins_with_the_shorter() -> None:
+    assert odd_integers(9, "x", 1001)[:77].tolist() == odd_integers(9, "x", 77).tolist()
+
+
+def test_integers_are_odd_symmetric_and_uniform() -> None:
+    values = odd_integers(3, "uniform", 1 << 16)
+    assert (values % 2 == 1).all() and values.min() >= -0xFFFF and values.max() <= 0xFFFF
+    assert abs(values.mean()) < 0xFFFF / 100
+    assert values.std() == pytest.approx(0x10000 / sqrt(3), rel=0.01)
+
+
+def test_every_value_is_an_integer_times_a_power_of_two() -> None:
+    """Exactness: divided by its tensor's unit, a value is an integer of 24 bits, so no rounding was involved."""
+    config = PRESETS["tiny"]
+    flat = initial_parameters(config, 4)
+    for place in Layout.of(config).tensors:
+        values = flat[place.offset : place.offset + place.count].astype(np.float64)
+        if len(place.shape) == 1:
+            assert (values == values[0]).all()
+            continue
+        scaled = values * 2.0**40
+        assert (scaled == np.rint(scaled)).all() and (np.abs(values) < 4).all() and values.any()
+
+
+@pytest.mark.parametrize("fraction", [(3, 1), (3, 128), (1, 7), (3, 10**6), (255 * 255, 1)])
+def test_a_bound_has_eight_bits_and_is_rounded_down(fraction: tuple[int, int]) -> None:
+    mantissa, shift = eight_bit_root(*fraction)
+    exact = sqrt(fraction[0] / fraction[1])
+    assert 128 <= mantissa <= 255
+    assert mantissa * 2.0 ** (16 - shift) <= exact < (mantissa + 1) * 2.0 ** (16 - shift)
+
+
+def test_padding_is_zero() -> None:
+    config = PRESETS["tiny"]
+    flat = initial_parameters(config, 4)
+    assert not any(flat[padding].any() for padding in Layout.of(config).padding)
