@@ -349,11 +349,12 @@ def config_show(
 @app.command(rich_help_panel="Settings")
 def version(*, as_json: JsonFlag = False) -> int:
     """The versions that matter in a bug report."""
-    import importlib.metadata
     import platform
+    from importlib.metadata import distributions
 
+    installed = {found.name.lower(): found.version for found in distributions()}
     parts = {"p2pnode": __version__, "python": platform.python_version()}
-    parts |= {name: importlib.metadata.version(name) for name in ("torch", "trio", "cryptography", "pynacl")}
+    parts |= {name: installed.get(name, "not installed") for name in ("torch", "trio", "cryptography", "pynacl")}
     return _show(parts | {"platform": platform.platform()}, as_json, render.facts)
 
 

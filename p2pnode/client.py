@@ -14,7 +14,7 @@ import socket
 from typing import Any, cast
 
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
-from p2pnode.home import Home
+from p2pnode.home import SOCKET_PATH_BYTES_MAX, Home
 
 READ_SECONDS_MAX = 10.0  # reads answer from memory; a node that takes longer is broken, and the operator must hear so
 COMMAND_SECONDS_MAX = 300.0  # a test waits for a round, an evaluation for the trainer
@@ -77,6 +77,8 @@ class Client:
             connection.request(method, path, body=payload, headers={"Connection": "close"})
             response = connection.getresponse()
             data = response.read(ANSWER_BYTES_MAX)
+            if response.length:  # what the head promised and the body does not hold
+                raise _NodeEnded(self.home)
         except TimeoutError:
             raise UserError(
                 f"node in {self.home}: no answer within {timeout_seconds:.0f} s", f"see {self.home.log}"
@@ -99,6 +101,8 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         place = self._home.control_socket()
+        if len(os.fsencode(place)) > SOCKET_PATH_BYTES_MAX:
+            raise NoRunningNode(self._home)  # a running node would have named a shorter place
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         try:
@@ -108,7 +112,7 @@ class _UnixConnection(http.client.HTTPConnection):
         except PermissionError as error:
             raise UserError(f"{place}: {why(error)}", "only the user who started the node can talk to it") from error
         except OSError as error:
-            raise UserError(f"{place}: {why(error)}", "choose a home with a shorter path") from error
+            raise UserError(f"{place}: {why(error)}", "see the node's log: p2pnode log") from error
 
 
 def _decode(status: int, data: bytes) -> object:

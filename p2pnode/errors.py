@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Protocol, runtime_checkable
 
 
 class ExitCode(IntEnum):
@@ -85,6 +86,14 @@ def user_error(error: BaseException) -> UserError | None:
     return found[0]
 
 
+@runtime_checkable
+class _ForTheUser(Protocol):
+    """The libraries have user errors of their own form and class, because they know nothing of this package."""
+
+    message: str
+    hint: str
+
+
 _DISK_HINTS = {
     errno.ENOSPC: "free some space and start again; nothing that was committed is lost",
     errno.EDQUOT: "free some space and start again; nothing that was committed is lost",
@@ -100,9 +109,8 @@ def _as_user_error(error: BaseException) -> UserError | None:
     match error:
         case UserError():
             return error
-        case Exception(message=str(message), hint=str(hint)):
-            # The libraries have user errors of their own, because they know nothing of this package.
-            return SetUpError(message, hint)
+        case _ForTheUser():
+            return SetUpError(error.message, error.hint)
         case OSError() if error.errno in _DISK_HINTS:
             subject = f"{error.filename}: " if error.filename else ""
             return SetUpError(f"{subject}{why(error)}", _DISK_HINTS[error.errno])

@@ -42,11 +42,11 @@ Record = dict[str, Any]
 class Logger(Protocol):
     """What the rest of the program needs of a logger: ``log.info("peer connected", peer=..., direction=...)``."""
 
-    def debug(self, event: str, **values: Any) -> Any: ...
-    def info(self, event: str, **values: Any) -> Any: ...
-    def warning(self, event: str, **values: Any) -> Any: ...
-    def error(self, event: str, **values: Any) -> Any: ...
-    def exception(self, event: str, **values: Any) -> Any: ...
+    def debug(self, event: str, /, **values: Any) -> Any: ...
+    def info(self, event: str, /, **values: Any) -> Any: ...
+    def warning(self, event: str, /, **values: Any) -> Any: ...
+    def error(self, event: str, /, **values: Any) -> Any: ...
+    def exception(self, event: str, /, **values: Any) -> Any: ...
 
 
 def get_logger(**values: Any) -> Logger:
@@ -67,10 +67,8 @@ def read_log(path: Path, last: int) -> list[Record]:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                try:
-                    tail.append(json.loads(line))
-                except ValueError:
-                    continue
+                if (record := _record(line)) is not None:
+                    tail.append(record)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -207,6 +205,14 @@ def _plain(value: Any) -> Any:
         case _:
             value = str(value)
     return value if len(value) <= VALUE_CHARACTERS_MAX else value[:VALUE_CHARACTERS_MAX] + "..."
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _json(record: Record) -> str:
