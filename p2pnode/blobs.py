@@ -1,0 +1,188 @@
+"""Bytes by content address on this node's disk: payloads, the corpus, and snapshots of the agreed model.
+
+A blob is a file named by its digest; a model is served under its root like any other blob, from memory where it is new, else from the
+newest snapshots.
+
+Rules for editing: methods block and are called off the event loop. A file appears under its name only when it is whole. ``make_durable``
+is separate from ``put``, because a payload must survive a crash only from the moment that a vote counts on it.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from model.errors import SnapshotError
+from model.replica import Replica
+from model.snapshot import read_metadata
+from transport import content
+from transport.limits import LEAF_BYTES
+
+MODELS_KEPT = 4  # the agreed model, the one before it, a candidate, and a snapshot that a joiner reads
+LEAF_LISTS_KEPT = 32  # 32 bytes a leaf: 2 KiB for a model of a million parameters, 16 MiB for one of eight billion
+
+
+class Blobs:
+    """The blobs of one home. ``Served`` lends them to the transport."""
+
+    def __init__(self, directory: Path, snapshots: Path) -> None:
+        self._directory = directory
+        self._snapshots = snapshots
+        directory.mkdir(mode=0o700, exist_ok=True)
+        snapshots.mkdir(mode=0o700, exist_ok=True)
+        self._lock = threading.Lock()
+        self._leaf_lists: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self._models: OrderedDict[bytes, Replica] = OrderedDict()
+        self._durable: set[bytes] = set()
+
+    # --- blobs -------------------------------------------------------------------------------------------------------------------
+
+    def put(self, data: bytes, digest: bytes | None = None) -> bytes:
+        """Keep bytes under their digest (computed unless the caller has verified it). Returns the digest."""
+        if digest is None:
+            hashes = content.leaf_hashes(content.split(data))
+            digest = content.digest_of_hashes(hashes, len(data))
+            self._remember_leaves(digest, hashes)
+        path = self._path(digest)
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            part = path.with_suffix(f".{threading.get_native_id()}.part")
+            part.write_bytes(data)
+            part.rename(path)
+        return digest
+
+    def get(self, digest: bytes) -> bytes | None:
+        """The bytes, checked against their digest; a damaged file is dropped and counts as absent."""
+        try:
+            data = self._path(digest).read_bytes()
+        except OSError:
+            return None
+        if content.digest_of(data) != digest:
+            self.drop(digest)
+            return None
+        return data
+
+    def make_durable(self, digests: Sequence[bytes]) -> None:
+        """Return when these blobs survive a loss of power."""
+        fresh = [digest for digest in digests if digest not in self._durable]
+        directories = {self._path(digest).parent for digest in fresh}
+        for path in [*(self._path(digest) for digest in fresh), *directories, *([self._directory] if fresh else [])]:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._durable.update(fresh)
+
+    def drop(self, digest: bytes) -> None:
+        self._path(digest).unlink(missing_ok=True)
+        self._durable.discard(digest)
+        with self._lock:
+            self._leaf_lists.pop(digest, None)
+
+    # --- models ------------------------------------------------------------------------------------------------------------------
+
+    def model_root(self, replica: Replica) -> bytes:
+        """The root of a model: the content digest of its canonical bytes. The model is served under it from now on."""
+        hashes = content.leaf_hashes(replica.leaves())
+        root = content.digest_of_hashes(hashes, replica.byte_length)
+        self._remember_leaves(root, hashes)
+        self._keep_model(root, replica)
+        return root
+
+    def put_snapshot(self, height: int, root: bytes, replica: Replica, *, keep: int) -> None:
+        """Write the model of a height whole; the oldest beyond ``keep`` go."""
+        replica.save(self._snapshots / f"{height:012d}.safetensors", {"height": str(height), "model_root": root.hex()})
+        for _, path in self._snapshot_files()[keep:]:
+            path.unlink(missing_ok=True)
+
+    def snapshots(self) -> list[tuple[int, bytes]]:
+        """(height, model root) of the snapshots on disk, newest first, as their own headers claim."""
+        found = []
+        for height, path in self._snapshot_files():
+            try:
+                found.append((height, bytes.fromhex(read_metadata(path)["model_root"])))
+            except (SnapshotError, KeyError, ValueError):
+                continue  # not one of ours, or damaged: it is replaced in due time
+        return found
+
+    def snapshot_path(self, height: int) -> Path:
+        return self._snapshots / f"{height:012d}.safetensors"
+
+    def _snapshot_files(self) -> list[tuple[int, Path]]:
+        """Newest first."""
+        files = [path for path in self._snapshots.glob("*.safetensors") if path.stem.isdecimal()]
+        return sorted(((int(path.stem), path) for path in files), reverse=True)
+
+    # --- what peers are served -----------------------------------------------------------------------------------------------------
+
+    def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
+        """The hashes of a blob's leaves; computed from the bytes once and remembered."""
+        with self._lock:
+            known = self._leaf_lists.get(digest)
+        if known is not None:
+            return known
+        hashes: list[bytes] = []
+        while leaf := self.read(digest, len(hashes) * LEAF_BYTES, LEAF_BYTES):
+            hashes.append(content.leaf_hash(leaf))
+        if not hashes:
+            return None
+        self._remember_leaves(digest, hashes)
+        return hashes
+
+    def read(self, digest: bytes, offset: int, size: int) -> bytes | None:
+        """``size`` bytes from ``offset`` (fewer at the end), or ``None`` when the blob is not here."""
+        try:
+            with self._path(digest).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except FileNotFoundError:
+            replica = self._model(digest)
+            return replica.read(offset, size) if replica is not None else None
+
+    def _model(self, root: bytes) -> Replica | None:
+        """A model that is held in memory, or that a snapshot on disk says to be; the reader verifies each leaf anyway."""
+        with self._lock:
+            replica = self._models.get(root)
+        if replica is not None:
+            return replica
+        for height, claimed in self.snapshots():
+            if claimed == root:
+                replica = Replica.load(self.snapshot_path(height))
+                self._keep_model(root, replica)
+                return replica
+        return None
+
+    def _keep_model(self, root: bytes, replica: Replica) -> None:
+        with self._lock:
+            self._models[root] = replica
+            self._models.move_to_end(root)
+            while len(self._models) > MODELS_KEPT:
+                self._models.popitem(last=False)
+
+    def _remember_leaves(self, digest: bytes, hashes: list[bytes]) -> None:
+        with self._lock:
+            self._leaf_lists[digest] = hashes
+            self._leaf_lists.move_to_end(digest)
+            while len(self._leaf_lists) > LEAF_LISTS_KEPT:
+                self._leaf_lists.popitem(last=False)
+
+    def _path(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self._directory / name[:2] / name
+
+
+class Served:
+    """``Blobs`` as the transport reads them (``transport.BlobSource``): off the event loop."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    async def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
+        return await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest)
+
+    async def read(self, digest: bytes, first: int, count: int) -> bytes | None:
+        return await trio.to_thread.run_sync(self._blobs.read, digest, first * LEAF_BYTES, count * LEAF_BYTES)

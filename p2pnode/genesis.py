@@ -1,0 +1,165 @@
+"""The genesis: everything that belongs to the network and to no single node.
+
+What it is: one canonical JSON document (sorted keys, no spaces, no floats) and its hash, the chain id. A node that holds the bytes
+and knows the hash needs to trust nobody about them. What it is not: configuration; a joiner's flags never change it.
+
+For editors: every field is bounded in ``parse`` before it is used, because joiners fetch these bytes from strangers. A new field is a
+new protocol version.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NewType
+
+import consensus
+from model.config import ModelConfig, TrainingConfig
+from p2pnode.errors import UserError
+
+PROTOCOL_VERSION = 1
+GENESIS_BYTES_MAX = 32 * 1024  # 64 founders of about 350 bytes with their addresses, and the rest
+MEMBERS_MAX = 64  # a full mesh of votes: 64 members send 16 k of them a height
+CORPUS_BYTES_MAX = 1 << 40  # a bound on arithmetic, not on ambition
+ROUND_SECONDS_MAX = 60
+PROBATION_CONTRIBUTIONS = 3  # K of DESIGN section 3
+POLICIES = ("open", "invite")
+
+ChainId = NewType("ChainId", bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Founder:
+    """A first member: its 32-byte Ed25519 key, and where it listens (``host:port``, or empty when unknown)."""
+
+    public_key: bytes
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """The network's constants. ``model_root`` is the content digest of M(0), ``corpus_digest`` that of the text."""
+
+    nonce: bytes
+    founders: tuple[Founder, ...]
+    model: ModelConfig
+    training: TrainingConfig
+    corpus_digest: bytes
+    corpus_bytes: int
+    model_root: bytes
+    policy: Literal["open", "invite"]
+    probation_contributions: int
+    round_seconds_max: int
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the only form that is hashed, stored and sent."""
+        document = {
+            "protocol": PROTOCOL_VERSION,
+            "nonce": self.nonce.hex(),
+            "founders": [{"public_key": f.public_key.hex(), "address": f.address} for f in self.founders],
+            "model": self.model.to_dict(),
+            "training": self.training.to_dict(),
+            "corpus": {"digest": self.corpus_digest.hex(), "bytes": self.corpus_bytes},
+            "model_root": self.model_root.hex(),
+            "policy": self.policy,
+            "probation_contributions": self.probation_contributions,
+            "round_seconds_max": self.round_seconds_max,
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @property
+    def chain_id(self) -> ChainId:
+        return chain_id_of(self.to_bytes())
+
+    @property
+    def rules(self) -> consensus.Rules:
+        """What the committee's growth follows (DESIGN section 3)."""
+        return consensus.Rules(
+            admission=self.policy,
+            probation_contributions=self.probation_contributions,
+            members_max=MEMBERS_MAX,
+        )
+
+    def state(self) -> consensus.ChainState:
+        """The chain at height 0: the founders are the committee."""
+        return consensus.ChainState.genesis(
+            consensus.Digest(self.chain_id),
+            rules=self.rules,
+            founders=[consensus.PublicKey(f.public_key) for f in self.founders],
+            model_root=consensus.Digest(self.model_root),
+        )
+
+
+def chain_id_of(document: bytes) -> ChainId:
+    """The chain id: SHA-256 over a tag and the canonical document."""
+    return ChainId(hashlib.sha256(b"p2pnode-genesis-v1\0" + document).digest())
+
+
+def parse(document: bytes) -> Genesis:
+    """Read a genesis that may come from a stranger.
+
+    Raises:
+        UserError: it is too large, malformed, out of bounds, or not in canonical form.
+    """
+    if len(document) > GENESIS_BYTES_MAX:
+        raise _bad(f"{len(document)} bytes, at most {GENESIS_BYTES_MAX} are allowed")
+    try:
+        raw = json.loads(document)
+        genesis = _from_document(raw)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise _bad(str(problem) or type(problem).__name__) from None
+    if genesis.to_bytes() != document:
+        raise _bad("it is not in canonical form")
+    return genesis
+
+
+def _from_document(raw: Any) -> Genesis:
+    if raw["protocol"] != PROTOCOL_VERSION:
+        raise ValueError(f"protocol {raw['protocol']}, this version speaks {PROTOCOL_VERSION}")
+    founders = tuple(Founder(_hex(f["public_key"], 32), _text(f["address"], 260)) for f in raw["founders"])
+    _check_founders(founders)
+    if raw["policy"] not in POLICIES:
+        raise ValueError(f"unknown policy {raw['policy']!r}")
+    return Genesis(
+        nonce=_hex(raw["nonce"], 16),
+        founders=founders,
+        model=ModelConfig.from_dict(raw["model"]),
+        training=TrainingConfig.from_dict(raw["training"]),
+        corpus_digest=_hex(raw["corpus"]["digest"], 32),
+        corpus_bytes=_integer(raw["corpus"]["bytes"], 1, CORPUS_BYTES_MAX),
+        model_root=_hex(raw["model_root"], 32),
+        policy=raw["policy"],
+        probation_contributions=_integer(raw["probation_contributions"], 1, 1_000_000),
+        round_seconds_max=_integer(raw["round_seconds_max"], 1, 86_400),
+    )
+
+
+def _check_founders(founders: Sequence[Founder]) -> None:
+    keys = [f.public_key for f in founders]
+    if not 1 <= len(keys) <= MEMBERS_MAX:
+        raise ValueError(f"{len(keys)} founders, 1 to {MEMBERS_MAX} are allowed")
+    if keys != sorted(set(keys)):
+        raise ValueError("founders are not in ascending order of their keys, each once")
+
+
+def _hex(value: Any, size: int) -> bytes:
+    data = bytes.fromhex(value)
+    if len(data) != size:
+        raise ValueError(f"a value of {len(data)} bytes where {size} are expected")
+    return data
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{value!r} is not an integer from {low} to {high}")
+    return value
+
+
+def _text(value: Any, size_max: int) -> str:
+    if not isinstance(value, str) or len(value) > size_max:
+        raise ValueError(f"a text of at most {size_max} characters is expected")
+    return value
+
+
+def _bad(why: str) -> UserError:
+    return UserError(f"the genesis cannot be used: {why}", hint="fetch it again, or ask the founders for theirs")

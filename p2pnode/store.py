@@ -1,0 +1,134 @@
+"""The chain on disk: blocks with their certificates, evidence, and small things worth keeping, in one SQLite file.
+
+What it is: durable facts that were agreed on, plus this node's own timings of them. What it is not: the vote log (``wal.py``), which
+holds what this node signed before anything was agreed, nor payloads and snapshots (``blobs.py``).
+
+Rules for editing: every method blocks and is called off the event loop, one at a time (the connection carries a lock). A commit returns
+only when it is on disk (``synchronous=FULL``).
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import consensus
+from p2pnode.errors import UserError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (
+    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL, round TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS blocks_by_hash ON blocks (hash);
+CREATE TABLE IF NOT EXISTS evidence (
+    node BLOB NOT NULL, kind TEXT NOT NULL, height INTEGER NOT NULL, view INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (node, kind, height, view));
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+class Store:
+    """An open chain file.
+
+    Raises:
+        UserError: the file is damaged, unreadable, or belongs to another network.
+    """
+
+    def __init__(self, path: Path, chain_id: bytes) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if problems[0] != "ok":
+                raise sqlite3.DatabaseError(problems[0])
+            self._db.executescript(_SCHEMA)
+            held = self.note("chain_id")
+        except sqlite3.Error as problem:
+            raise UserError(
+                f"the chain file {path} is damaged: {problem}",
+                hint=f"move {path.name} away and start again: the node fetches the chain anew and keeps its key and its votes",
+            ) from problem
+        if held is None:
+            self.put_note("chain_id", chain_id)
+        elif held != chain_id:
+            raise UserError(
+                f"the chain file {path} belongs to network {held.hex()[:16]}, this home to {chain_id.hex()[:16]}",
+                hint="use the home that belongs to the file, or move the file away",
+            )
+
+    def put_block(
+        self, block: consensus.Block, certificate: consensus.CommitCertificate, round_: dict[str, Any]
+    ) -> None:
+        """Make a decision durable: the block, its certificate and this node's timings of the round."""
+        row = (block.height, block.hash, block.encode(), certificate.encode(), json.dumps(round_))
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+
+    def amend_round(self, height: int, round_: dict[str, Any]) -> None:
+        """Replace the timings of a round once more of them are known. They are talk, not agreement."""
+        with self._lock:
+            self._db.execute("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height))
+
+    def height(self) -> int:
+        """The highest decided height on disk, 0 when there is none."""
+        with self._lock:
+            row = self._db.execute("SELECT MAX(height) FROM blocks").fetchone()
+        return int(row[0] or 0)
+
+    def block_rows(self, first: int, count: int) -> list[tuple[bytes, bytes]]:
+        """Encoded (block, certificate) pairs of consecutive heights from ``first``."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT height, block, certificate FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+                (first, count),
+            ).fetchall()
+        consecutive = [row for offset, row in enumerate(rows) if row[0] == first + offset]
+        return [(block, certificate) for _, block, certificate in consecutive]
+
+    def block_with_hash(self, digest: bytes) -> bytes | None:
+        with self._lock:
+            row = self._db.execute("SELECT block FROM blocks WHERE hash = ?", (digest,)).fetchone()
+        return row[0] if row else None
+
+    def rounds(self, last: int) -> list[dict[str, Any]]:
+        """The newest ``last`` rounds as this node saw them, oldest first."""
+        with self._lock:
+            rows = self._db.execute("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", (last,)).fetchall()
+        return [json.loads(row[0]) for row in reversed(rows)]
+
+    def round(self, height: int) -> dict[str, Any] | None:
+        with self._lock:
+            row = self._db.execute("SELECT round FROM blocks WHERE height = ?", (height,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put_evidence(self, evidence: Sequence[consensus.Evidence]) -> None:
+        rows = [(e.author, str(e.kind), e.height, e.view, e.encode()) for e in evidence]
+        with self._lock:
+            self._db.executemany("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, ?)", rows)
+
+    def evidence(self) -> list[tuple[bytes, str, int, int]]:
+        """Every known offence as (public key, kind, height, view)."""
+        with self._lock:
+            return self._db.execute("SELECT node, kind, height, view FROM evidence ORDER BY height, view").fetchall()
+
+    def evidence_proofs(self) -> list[bytes]:
+        """Every known offence in its encoded form, which anybody can check."""
+        with self._lock:
+            return [row[0] for row in self._db.execute("SELECT data FROM evidence").fetchall()]
+
+    def note(self, name: str) -> bytes | None:
+        with self._lock:
+            row = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def put_note(self, name: str, value: bytes) -> None:
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
