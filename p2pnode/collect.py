@@ -1,0 +1,52 @@
+"""Collect, then agree: when does this node start a height? (DESIGN section 2)
+
+A pure answer to one question, from what is held now. It decides nothing that replicas must share: whatever moment each node picks, the
+committee agrees on what the proposer lists. A bad answer costs time, never safety.
+
+After height h-1 is decided no timer runs. The height starts at the first of:
+(a) bytes held from every node that is expected;
+(b) more than half of those held, plus half the time that they took, at least 0.5 s;
+(c) ``round_seconds_max`` after the first one held;
+(d) a valid proposal, or votes of f+1 members, for the height (the engine says so);
+(e) 3 s after evidence or a change of the committee is pending.
+
+Expected is who contributed to one of the last two heights with contributions (at height 1: every member), and who says that it is
+learning this height, so that a newcomer slower than the others is waited for as (b) allows instead of missing every round; not expected
+is a connected node that says that it is not learning.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MAJORITY_GRACE_SECONDS_MIN = 0.5
+PENDING_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """What is known of one open height; moments are seconds on one monotonic clock.
+
+    ``held`` maps each author whose bytes are held to the moment they were complete; ``opened`` is when the height opened here.
+    """
+
+    expected: frozenset[bytes]
+    held: Mapping[bytes, float]
+    opened: float
+    pending_since: float | None
+    round_seconds_max: float
+
+
+def start_moment(collecting: Collecting) -> float | None:
+    """The moment at which agreement starts if nothing more arrives; ``None`` while nothing is pending (rule d is the engine's)."""
+    moments = []
+    if collecting.pending_since is not None:
+        moments.append(collecting.pending_since + PENDING_SECONDS)  # (e)
+    if collecting.held:
+        arrivals = sorted(moment for author, moment in collecting.held.items() if author in collecting.expected)
+        if len(arrivals) == len(collecting.expected):
+            moments.append(max(collecting.held.values()))  # (a)
+        if 2 * len(arrivals) > len(collecting.expected):
+            majority = arrivals[len(collecting.expected) // 2]
+            moments.append(majority + max((majority - collecting.opened) / 2, MAJORITY_GRACE_SECONDS_MIN))  # (b)
+        moments.append(min(collecting.held.values()) + collecting.round_seconds_max)  # (c)
+    return min(moments, default=None)

@@ -1,0 +1,40 @@
+"""How long messages and checks take here, measured, so that no timeout is a guess (PROTOCOL.md 1.4a, timeouts).
+
+The engine gets two figures: Delta, the 99th percentile of one-way delay with queueing, and F, that of fetching and recomputing a block.
+Both are local opinions; they change when a timer rings, never what a vote says.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import consensus
+
+SAMPLES_MAX = 128  # about two minutes of rounds of a second: old enough to be calm, young enough to follow
+
+
+class Delays:
+    """Sliding windows of the newest samples."""
+
+    def __init__(self) -> None:
+        self._checks: deque[float] = deque(maxlen=SAMPLES_MAX)
+        self._one_way: deque[float] = deque(maxlen=SAMPLES_MAX)
+
+    def note_check(self, seconds: float) -> None:
+        self._checks.append(seconds)
+
+    def note_round_trips(self, seconds: Iterable[float]) -> None:
+        self._one_way.extend(rtt / 2 for rtt in seconds)
+
+    def measured(self) -> consensus.DelaysMeasured | None:
+        """The figures for the engine, or ``None`` while there is nothing to go by."""
+        if not self._checks or not self._one_way:
+            return None
+        return consensus.DelaysMeasured(
+            delay_seconds=percentile_99(self._one_way), check_seconds=percentile_99(self._checks)
+        )
+
+
+def percentile_99(samples: Iterable[float]) -> float:
+    """The smallest sample that at least 99 % do not exceed."""
+    ordered = sorted(samples)
+    return ordered[-(-99 * len(ordered) // 100) - 1]

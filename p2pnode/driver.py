@@ -1,0 +1,287 @@
+"""The only loop around the consensus engine: events in, effects out, strictly in order.
+
+What it is: the embedding that ``consensus`` asks for. It owns time (timers), durability (the vote log before any message leaves) and the
+engine's questions (build a block, check a block, fetch a block), which the rounds answer. What it is not: it knows no tensors, no
+sockets and no rules of agreement.
+
+Rules for editing: one task runs ``step`` and carries out what it returns, so no effect overtakes another. Whatever takes long is started
+beside it and comes back as an event.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, assert_never
+
+import trio
+
+import consensus
+from p2pnode.delays import Delays
+from p2pnode.wakeup import Signal
+from p2pnode.wal import VoteLog, VoteLogFault
+
+VOTE_RECORD = b"V"  # an engine's record (consensus.record)
+CONTRIBUTION_RECORD = b"C"  # the height, then the envelope of our own CONTRIBUTION
+REMOTE_EVENTS_MAX = 2048  # what peers may have waiting here; beyond it their connections are read no further
+BLOCKS_KEPT_MAX = 64  # undecided blocks kept for peers who lack one: a few views of two heights
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """From the decision of ``height`` on, ``engine()`` replaces the observing engine."""
+
+    height: int
+    engine: Callable[[], consensus.Engine]
+
+
+class Voice(Protocol):
+    """How the driver speaks; ``p2pnode.gossip`` is the real one. None of these block."""
+
+    def broadcast(self, message: consensus.Message) -> None: ...
+    def broadcast_certificate(self, certificate: consensus.Certificate) -> None: ...
+    def broadcast_evidence(self, evidence: consensus.Evidence) -> None: ...
+    async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None: ...
+
+
+class Duties(Protocol):
+    """What the engine needs from a round; ``p2pnode.rounds`` is the real one."""
+
+    async def build(self, request: consensus.BuildBlock) -> consensus.Block | None: ...
+    async def check(self, block: consensus.Block) -> tuple[bool, str]: ...
+    async def make_payloads_durable(self, block_hash: bytes) -> None: ...
+    async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None: ...
+    def wanted(self, height: int) -> None: ...
+    def behind(self, height: int) -> None: ...
+    def accused(self, evidence: consensus.Evidence) -> None: ...
+
+
+@dataclass(slots=True)
+class PhaseTimes:
+    """When the phases of the current height began here (monotonic seconds); for ``trace`` and the figures, never for a rule."""
+
+    started: float = 0.0
+    proposed: float = 0.0
+    checked: float = 0.0
+    prepared: float = 0.0
+    committed: float = 0.0
+    decided: float = 0.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was refused, by reason, and how often the height changed its view."""
+
+    refused: int = 0
+    last_refusal: str = ""
+    evidence: int = 0
+    view: int = 0
+    phase: str = "learn"
+    times: PhaseTimes = field(default_factory=PhaseTimes)
+
+
+class Driver:
+    """Runs one engine.
+
+    A node whose vote log is damaged or lost cannot know what it signed, so it begins as an observer; ``revival`` says from which height
+    on it votes again (PROTOCOL.md 1.10), and makes the engine that does.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: consensus.Engine,
+        vote_log: VoteLog,
+        voice: Voice,
+        duties: Duties,
+        delays: Delays,
+        log: Any,
+        revival: Revival | None = None,
+    ) -> None:
+        self.engine = engine
+        self.counters = Counters()
+        self.cannot_vote: str | None = None
+        self._vote_log = vote_log
+        self._voice = voice
+        self._duties = duties
+        self._delays = delays
+        self._log = log
+        self._revival = revival
+        self._inbox: deque[consensus.Event] = deque()
+        self._arrived = Signal()
+        self._drained = Signal()
+        self._blocks: dict[bytes, consensus.Block] = {}
+        self._nursery: trio.Nursery
+
+    def deliver(self, event: consensus.Event) -> None:
+        """Hand the engine an event of our own making."""
+        self._inbox.append(event)
+        self._arrived.fire()
+
+    async def deliver_remote(self, event: consensus.Event) -> None:
+        """Hand the engine an event that a peer caused; waits while too many are unread."""
+        while len(self._inbox) >= REMOTE_EVENTS_MAX:
+            await self._drained.wait()
+        self.deliver(event)
+
+    def block(self, block_hash: bytes) -> consensus.Block | None:
+        """An undecided block that this node has seen, for peers who lack it."""
+        return self._blocks.get(block_hash)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._inbox.appendleft(consensus.Begin())
+            while True:
+                while not self._inbox:
+                    await self._arrived.wait()
+                event = self._inbox.popleft()
+                self._drained.fire()
+                await self._carry_out_all(self.engine.step(event))
+
+    async def append(self, *records: bytes) -> bool:
+        """Make records durable off the loop; False once the log cannot be written (then this node signs nothing any more)."""
+        if self.cannot_vote is not None:
+            return False
+        try:
+            await trio.to_thread.run_sync(self._vote_log.append, *records)
+        except VoteLogFault as fault:
+            self.cannot_vote = str(fault)
+            self._log.error(
+                "voting stopped", why=str(fault), hint="free the disk or replace it, then restart; nothing is lost"
+            )
+            return False
+        return True
+
+    async def _carry_out_all(self, effects: Sequence[consensus.Effect]) -> None:
+        """In order; neighbouring records share one fdatasync, which returns before the next effect of another kind."""
+        records: list[bytes] = []
+        for effect in effects:
+            if isinstance(effect, consensus.Persist):
+                records.append(VOTE_RECORD + effect.record.encode())
+                continue
+            if records:
+                await self.append(*records)
+                records = []
+            await self._carry_out(effect)
+        if records:
+            await self.append(*records)
+
+    async def _broadcast(self, message: consensus.Message) -> None:
+        """A vote leaves only when its record, and for a COMMIT the payloads that it answers for, are on the disk."""
+        if isinstance(message, consensus.Commit) and message.block_hash != consensus.NIL:
+            await self._duties.make_payloads_durable(message.block_hash)
+        if self.cannot_vote is None:
+            self._note_sent(message)
+            self._voice.broadcast(message)
+
+    async def _carry_out(
+        self, effect: consensus.Effect
+    ) -> None:  # one flat table of effects: splitting it would hide the order
+        match effect:
+            case consensus.Persist():
+                raise consensus.LocalFault("records are made durable in _carry_out_all")
+            case consensus.Broadcast(message=message):
+                await self._broadcast(message)
+            case consensus.BroadcastCertificate(certificate=certificate):
+                if self.cannot_vote is None:  # it may hold a vote of ours that is not on the disk
+                    self._voice.broadcast_certificate(certificate)
+            case consensus.SetTimer(timer=timer, seconds=seconds):
+                self._nursery.start_soon(self._ring, timer, seconds)
+            case consensus.BuildBlock():
+                self._nursery.start_soon(self._build, effect)
+            case consensus.CheckBlock(block=block):
+                self._remember(block)
+                self._nursery.start_soon(self._check, block)
+            case consensus.FetchBlock():
+                self._nursery.start_soon(self._fetch, effect)
+            case consensus.HeightWanted(height=height):
+                self._duties.wanted(height)
+            case consensus.Behind(height=height):
+                self._duties.behind(height)
+            case consensus.Decide(block=block, certificate=certificate):
+                await self._decide(block, certificate)
+            case consensus.ReportEvidence(evidence=evidence):
+                self.counters.evidence += 1
+                self._duties.accused(evidence)
+                self._voice.broadcast_evidence(evidence)
+            case consensus.Refused(peer=peer, reason=reason):
+                self.counters.refused += 1
+                self.counters.last_refusal = reason
+                self._log.warning("refused", peer=peer.hex()[:12] if peer else "", why=reason)
+            case _:
+                assert_never(effect)
+
+    async def _ring(self, timer: consensus.Timer, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self.deliver(consensus.TimerFired(timer))
+
+    async def _build(self, request: consensus.BuildBlock) -> None:
+        block = await self._duties.build(request)
+        if block is not None:
+            self._remember(block)
+            self.deliver(consensus.BlockBuilt(height=request.height, view=request.view, block=block))
+
+    async def _check(self, block: consensus.Block) -> None:
+        began = time.monotonic()
+        if not self.counters.times.proposed:
+            self.counters.times.proposed = began
+        self._enter("prepare")
+        ok, reason = await self._duties.check(block)
+        self.counters.times.checked = time.monotonic()
+        self._delays.note_check(time.monotonic() - began)
+        self.deliver(consensus.BlockChecked(block_hash=block.hash, ok=ok, reason=reason))
+
+    async def _fetch(self, request: consensus.FetchBlock) -> None:
+        block = await self._voice.fetch_block(request.block_hash, request.holders)
+        if block is not None:
+            self.deliver(consensus.BlockReceived(block))
+
+    async def _decide(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
+        self.counters.times.decided = time.monotonic()
+        self._enter("apply")
+        self._blocks = {block.hash: block}
+        await self._duties.decided(block, certificate)
+        if self.cannot_vote is None:
+            await trio.to_thread.run_sync(self._prune, block.height)
+        if self._revival is not None and block.height >= self._revival.height:
+            self.engine, self._revival = self._revival.engine(), None
+            self._log.info("voting again", height=block.height)
+            self.deliver(consensus.Begin())
+
+    def _prune(self, height: int) -> None:
+        try:
+            self._vote_log.prune(lambda data: record_height(data) > height)
+        except VoteLogFault as fault:
+            self.cannot_vote = str(fault)
+
+    def started(self) -> None:
+        """A height starts: the clock of its phases is wound."""
+        self.counters.times = PhaseTimes(started=time.monotonic())
+        self._enter("propose")
+
+    def _enter(self, phase: str) -> None:
+        self.counters.phase = phase
+
+    def _note_sent(self, message: consensus.Message) -> None:
+        """Our own votes mark where the round stands."""
+        times = self.counters.times
+        self.counters.view = getattr(message, "view", 0)
+        if isinstance(message, consensus.Prepare) and not times.prepared:
+            times.prepared = time.monotonic()
+        elif isinstance(message, consensus.Commit) and not times.committed:
+            times.committed = time.monotonic()
+            self._enter("commit")
+
+    def _remember(self, block: consensus.Block) -> None:
+        self._blocks[block.hash] = block
+        while len(self._blocks) > BLOCKS_KEPT_MAX:
+            self._blocks.pop(next(iter(self._blocks)))
+
+
+def record_height(data: bytes) -> int:
+    """The height that a record of the vote log belongs to."""
+    if data[:1] == CONTRIBUTION_RECORD:
+        return int.from_bytes(data[1:9], "big")
+    return consensus.Record.decode(data[1:]).height

@@ -1,0 +1,333 @@
+"""This node's voice and ears: consensus messages to frames and back, statuses, and questions to peers.
+
+What it is: the one translator between ``consensus`` objects and the bytes that ``transport`` carries. What it is not: a judge; signatures
+of envelopes are verified by the transport, certificates and blocks by whoever uses them.
+
+The ring echo. A member that shows one vote to some and another to the rest is caught only if the two versions meet. So every member
+passes each vote that it hears first on to the next member in committee order: if two honest members heard different versions, then
+somewhere along the ring two honest neighbours did, and the second one holds the proof. That doubles the votes, where flooding would
+multiply them by the size of the committee.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, assert_never
+
+import trio
+
+import consensus
+import transport
+from consensus import Purpose
+from model.replica import Replica
+from p2pnode.blobs import Blobs
+from p2pnode.genesis import GENESIS_BYTES_MAX, Genesis
+from p2pnode.store import Store
+from p2pnode.wire import (
+    BLOCK_BYTES_MAX,
+    BLOCKS_PER_REQUEST_MAX,
+    BLOCKS_RESPONSE_BYTES_MAX,
+    SNAPSHOTS_BYTES_MAX,
+    FrameKind,
+    Malformed,
+    Method,
+    Status,
+    decode_blocks,
+    decode_blocks_request,
+    decode_snapshots,
+    encode_blocks,
+    encode_blocks_request,
+    encode_snapshots,
+)
+from transport import content
+
+ASK_SECONDS_MAX = 10.0  # a page of blocks over 7 Mbit/s; then another peer is asked
+Block = tuple[consensus.Block, consensus.CommitCertificate]
+
+
+class Gossip:
+    """Speaks for one identity in one network. ``committee`` tells the ring's order as it is now."""
+
+    def __init__(
+        self,
+        *,
+        identity: transport.Identity,
+        swarm: transport.Swarm,
+        genesis: Genesis,
+        store: Store,
+        blobs: Blobs,
+        committee: Callable[[], consensus.Committee],
+        log: Any,
+    ) -> None:
+        self.statuses: dict[bytes, Status] = {}
+        self.on_status: Callable[[], None] = lambda: None
+        self.deliver: Callable[[consensus.Event], Any] | None = None
+        self.undecided_block: Callable[[bytes], consensus.Block | None] = lambda _: None
+        self._identity = identity
+        self._me = consensus.PublicKey(identity.public_key)
+        self._swarm = swarm
+        self._chain_id = consensus.Digest(genesis.chain_id)
+        self._genesis = genesis
+        self._store = store
+        self._blobs = blobs
+        self._committee = committee
+        self._log = log
+        self._status: Status | None = None
+
+    # --- speaking ----------------------------------------------------------------------------------------------------------------
+
+    def sign_contribution(
+        self, *, height: int, base_root: bytes, payload_digest: bytes, payload_bytes: int, codec: int, purpose: Purpose
+    ) -> consensus.Contribution:
+        """Our announcement of a payload, signed. Sign one a slot only: see ``Rounds``."""
+        unsigned = consensus.Contribution(
+            author=self._me,
+            height=height,
+            base_root=consensus.Digest(base_root),
+            payload_digest=consensus.Digest(payload_digest),
+            payload_bytes=payload_bytes,
+            codec=codec,
+            purpose=purpose,
+            signature=consensus.Signature(b""),
+        )
+        return replace(unsigned, signature=self.sign(unsigned.statement(self._chain_id)))
+
+    def sign(self, statement: bytes) -> consensus.Signature:
+        return consensus.Signature(self._identity.sign(statement))
+
+    def envelope(self, message: consensus.Message) -> transport.Envelope:
+        """A signed message in the form in which it travels and can be passed on."""
+        return transport.Envelope(
+            author=transport.PublicKey(message.author),
+            signature=message.signature,
+            statement=message.statement(self._chain_id),
+            attachment=message.attachment(),
+        )
+
+    def broadcast(self, message: consensus.Message) -> None:
+        self._swarm.publish(self.envelope(message).frame())
+
+    def send(self, to: Sequence[bytes], message: consensus.Message) -> None:
+        """To some peers only. No honest node needs it; the attacks do."""
+        self._swarm.publish(self.envelope(message).frame(), to=[transport.PublicKey(key) for key in to])
+
+    def broadcast_certificate(self, certificate: consensus.Certificate) -> None:
+        self._swarm.publish(transport.encode_frame(FrameKind.CERTIFICATE, certificate.encode()))
+
+    def broadcast_evidence(self, evidence: consensus.Evidence) -> None:
+        self._swarm.publish(transport.encode_frame(FrameKind.EVIDENCE, evidence.encode()))
+
+    def tell_status(self, status: Status) -> None:
+        """Tell everybody where we stand, if it changed."""
+        if status != self._status:
+            self._status = status
+            self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()))
+
+    # --- listening -----------------------------------------------------------------------------------------------------------------
+
+    async def listen_forever(
+        self, hear: Callable[[consensus.Message], None], failures: dict[transport.Address, str]
+    ) -> None:
+        """Turn what the swarm says into engine events. ``hear`` gets every signed message beside the engine."""
+        async for event in self._swarm.events:  # the transport logs its own news
+            match event:
+                case transport.EnvelopeReceived():
+                    await self._envelope(event, hear)
+                case transport.FrameReceived():
+                    await self._frame(event)
+                case transport.PeerConnected(peer=peer):
+                    failures.clear()
+                    if self._status is not None:
+                        frame = transport.encode_frame(FrameKind.STATUS, self._status.encode())
+                        self._swarm.publish(frame, to=[peer.key])
+                case transport.PeerDisconnected(peer=peer):
+                    self.statuses.pop(peer.key, None)
+                    self.on_status()
+                case transport.BootstrapFailed(address=address, reason=reason):
+                    failures[address] = reason
+                case transport.ReachabilityChanged():
+                    pass
+                case _:
+                    assert_never(event)
+
+    async def _envelope(self, event: transport.EnvelopeReceived, hear: Callable[[consensus.Message], None]) -> None:
+        envelope = event.envelope
+        try:
+            message = consensus.decode_message(
+                self._chain_id,
+                author=consensus.PublicKey(envelope.author),
+                signature=consensus.Signature(envelope.signature),
+                statement=envelope.statement,
+                attachment=envelope.attachment,
+            )
+        except consensus.Malformed as problem:
+            self._log.warning("message refused", peer=transport.node_id(event.peer_key)[:12], why=str(problem))
+            return
+        if event.is_first:
+            self._echo(event)
+        hear(message)
+        await self._deliver(consensus.MessageReceived(message))
+
+    def _echo(self, event: transport.EnvelopeReceived) -> None:
+        members = self._committee().members
+        if self._me not in members or len(members) < 3:
+            return
+        successor: bytes = members[(members.index(self._me) + 1) % len(members)]
+        if successor not in (event.envelope.author, event.peer_key):
+            self._swarm.publish(event.envelope.frame(), to=[transport.PublicKey(successor)])
+
+    async def _frame(self, event: transport.FrameReceived) -> None:
+        try:
+            match event.kind:
+                case FrameKind.STATUS:
+                    self.statuses[event.peer_key] = Status.decode(event.body)
+                    self.on_status()
+                case FrameKind.CERTIFICATE:
+                    await self._deliver(consensus.CertificateReceived(consensus.decode_certificate(event.body)))
+                case FrameKind.EVIDENCE:
+                    await self._deliver(consensus.EvidenceReceived(consensus.Evidence.decode(event.body)))
+                case _:
+                    raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
+        except (Malformed, consensus.Malformed) as problem:
+            self._log.warning("frame refused", peer=transport.node_id(event.peer_key)[:12], why=str(problem))
+
+    async def _deliver(self, event: consensus.Event) -> None:
+        if self.deliver is not None:  # not before this node knows where the chain is
+            await self.deliver(event)
+
+    # --- asking ----------------------------------------------------------------------------------------------------------------------
+
+    def peers_at(self, height: int) -> list[bytes]:
+        """Connected peers that say they decided this height, the farthest first."""
+        able = [(status.height, key) for key, status in self.statuses.items() if status.height >= height]
+        return [key for _, key in sorted(able, reverse=True)]
+
+    def connected(self) -> list[bytes]:
+        return [peer.key for peer in self._swarm.peers()]
+
+    async def fetch_blocks(self, peer: bytes, first: int) -> list[Block]:
+        """A page of blocks with their certificates. Raises RequestFailed or Malformed."""
+        body = await self._ask(
+            peer, Method.BLOCKS, encode_blocks_request(first, BLOCKS_PER_REQUEST_MAX), BLOCKS_RESPONSE_BYTES_MAX
+        )
+        return await trio.to_thread.run_sync(read_page, body)
+
+    async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None:
+        """An undecided block by its hash, from whoever signed for it."""
+        connected = set(self.connected())
+        for holder in holders:
+            if holder not in connected:
+                continue
+            try:
+                block = consensus.Block.decode(await self._ask(holder, Method.BLOCK, block_hash, BLOCK_BYTES_MAX))
+            except (transport.RequestFailed, consensus.Malformed):
+                continue
+            if block.hash == block_hash:
+                return block
+        return None
+
+    async def fetch_snapshots(self, peer: bytes) -> list[tuple[int, bytes]]:
+        """The whole models that a peer offers; empty when it does not answer well."""
+        try:
+            return decode_snapshots(await self._ask(peer, Method.SNAPSHOTS, b"", SNAPSHOTS_BYTES_MAX))
+        except (transport.RequestFailed, Malformed):
+            return []
+
+    async def fetch_payload(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
+        """A payload's verified bytes, from our disk or from a holder."""
+        held = await trio.to_thread.run_sync(self._blobs.get, digest)
+        return held if held is not None else await self.fetch_blob(digest, length, holders)
+
+    async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
+        """Verified bytes from the named holders that are connected, then from anybody; ``None`` when nobody delivers."""
+        data = bytearray(length)
+
+        def sink(index: int, leaf: bytes | memoryview) -> None:
+            start = index * transport.LEAF_BYTES
+            data[start : start + len(leaf)] = leaf
+
+        def order() -> list[transport.PublicKey]:
+            connected = self.connected()
+            first = [key for key in holders if key in connected]
+            return [transport.PublicKey(key) for key in dict.fromkeys([*first, *connected])]
+
+        try:
+            await self._swarm.fetch(content.ContentDigest(digest), length, holders=order, sink=sink)
+        except transport.RequestFailed as problem:
+            self._log.info("fetch failed", digest=digest.hex()[:16], why=problem.reason)
+            return None
+        return bytes(data)
+
+    async def fetch_certified_model(self, root: bytes, own: Replica) -> tuple[Replica, str]:
+        """The model of a certified root, from peers, and the name of the first tensor in which ours differs from it."""
+        while True:
+            data = await self.fetch_blob(root, own.byte_length, self.connected())
+            if data is not None:
+                replica = await trio.to_thread.run_sync(Replica.from_bytes, own.config, own.training, data)
+                return replica, await trio.to_thread.run_sync(first_difference, own, replica)
+            await trio.sleep(1)
+
+    async def _ask(self, peer: bytes, method: Method, body: bytes, bytes_max: int) -> bytes:
+        return await self._swarm.request(
+            transport.PublicKey(peer), method, body, timeout_seconds=ASK_SECONDS_MAX, response_bytes_max=bytes_max
+        )
+
+    # --- answering -------------------------------------------------------------------------------------------------------------------
+
+    async def answer(self, method: int, body: bytes) -> bytes:
+        """What peers may ask (``transport.RequestHandler``). Raises RequestRefused."""
+        match method:
+            case Method.GENESIS:
+                return self._genesis.to_bytes()
+            case Method.BLOCKS:
+                try:
+                    first, count = decode_blocks_request(body)
+                except Malformed as problem:
+                    raise transport.RequestRefused(str(problem)) from None
+                return await trio.to_thread.run_sync(self._page, first, count)
+            case Method.BLOCK:
+                return await self._block(body)
+            case Method.SNAPSHOTS:
+                return encode_snapshots(await trio.to_thread.run_sync(self._models))
+            case _:
+                raise transport.RequestRefused(f"unknown method 0x{method:02x}")
+
+    def _page(self, first: int, count: int) -> bytes:
+        return encode_blocks(self._store.block_rows(first, count))
+
+    async def _block(self, block_hash: bytes) -> bytes:
+        block = self.undecided_block(block_hash)
+        if block is not None:
+            return block.encode()
+        encoded = await trio.to_thread.run_sync(self._store.block_with_hash, block_hash)
+        if encoded is None:
+            raise transport.RequestRefused("no such block here")
+        return encoded
+
+    def _models(self) -> list[tuple[int, bytes]]:
+        """The newest model, from memory, and the snapshots on disk."""
+        newest = (
+            [(self._status.height, self._status.model_root)] if self._status is not None and self._status.height else []
+        )
+        return [*newest, *self._blobs.snapshots()]
+
+
+def read_page(body: bytes) -> list[Block]:
+    """Decode a page of blocks. Raises Malformed of either package."""
+    page = []
+    for encoded, certificate in decode_blocks(body):
+        decided = consensus.decode_certificate(certificate)
+        if not isinstance(decided, consensus.CommitCertificate):
+            raise Malformed("a block without its commit certificate")
+        page.append((consensus.Block.decode(encoded), decided))
+    return page
+
+
+def first_difference(own: Replica, certified: Replica) -> str:
+    """The first tensor in which two models differ."""
+    differs = (own.theta != certified.theta).nonzero()[0]
+    return own.layout.locate(int(differs[0])) if len(differs) else "outer momentum"
+
+
+def genesis_request() -> tuple[int, int]:
+    """Method and answer bound of the question that a joiner asks first."""
+    return Method.GENESIS, GENESIS_BYTES_MAX

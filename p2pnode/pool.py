@@ -1,0 +1,90 @@
+"""The contributions of one open height: who announced what, and whose bytes are held.
+
+A plain table without awaiting anything. What it is not: a judge of payloads (``model`` checks them) or of membership (the block's rules
+do). Bounded by construction: one update and one probe an author, and a limited number of authors who are no members.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import consensus
+
+STRANGERS_MAX = 64  # contributions a height from keys that are no members; each may cost a payload's bytes
+
+Slot = tuple[bytes, consensus.Purpose]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A contribution with its bytes, and when they were complete (monotonic seconds)."""
+
+    contribution: consensus.Contribution
+    payload: bytes
+    moment: float
+
+
+class Pool:
+    """Contributions to height ``height`` on the base model ``base_root``."""
+
+    def __init__(self, *, height: int, base_root: bytes, members: frozenset[bytes], payload_bytes_max: int) -> None:
+        self.height = height
+        self._base_root = base_root
+        self._members = members
+        self._payload_bytes_max = payload_bytes_max
+        self._announced: dict[Slot, consensus.Contribution] = {}
+        self._held: dict[Slot, Held] = {}
+        self._bad: set[bytes] = set()
+
+    def announce(self, contribution: consensus.Contribution) -> str | None:
+        """Take note of a signed announcement. Returns why it is refused, or ``None``: then its bytes are wanted.
+
+        A second, different announcement for the same slot is refused here and is evidence elsewhere.
+        """
+        slot = (contribution.author, contribution.purpose)
+        if contribution.height != self.height:
+            return f"it is for height {contribution.height}, the open one is {self.height}"
+        if contribution.base_root != self._base_root:
+            return "it was learned from another model"
+        if not 0 < contribution.payload_bytes <= self._payload_bytes_max:
+            return f"{contribution.payload_bytes} bytes of payload, at most {self._payload_bytes_max} are allowed"
+        if slot in self._announced:
+            return "its author announced one already"
+        if contribution.author not in self._members and self._strangers() >= STRANGERS_MAX:
+            return "too many contributions from non-members at this height"
+        self._announced[slot] = contribution
+        return None
+
+    def hold(self, held: Held) -> None:
+        """The bytes of an announced contribution are here and of the right form."""
+        self._held[(held.contribution.author, held.contribution.purpose)] = held
+
+    def reject(self, contribution: consensus.Contribution) -> None:
+        """Its bytes are not what a payload is: they will not be fetched again."""
+        self._bad.add(contribution.payload_digest)
+
+    def rejected(self, digest: bytes) -> bool:
+        return digest in self._bad
+
+    def find(self, contribution: consensus.Contribution) -> Held | None:
+        """The held bytes of exactly this contribution."""
+        held = self._held.get((contribution.author, contribution.purpose))
+        if held is not None and held.contribution.payload_digest == contribution.payload_digest:
+            return held
+        return None
+
+    def held(self) -> list[Held]:
+        """Everything held, ascending by (author, purpose): the order of a block."""
+        return [self._held[slot] for slot in sorted(self._held)]
+
+    def arrivals(self) -> dict[bytes, float]:
+        """When each author's bytes were complete."""
+        return {author: held.moment for (author, _), held in self._held.items()}
+
+    def announcements(self) -> Iterator[consensus.Contribution]:
+        yield from self._announced.values()
+
+    def own(self, author: bytes, purpose: consensus.Purpose) -> Held | None:
+        return self._held.get((author, purpose))
+
+    def _strangers(self) -> int:
+        return sum(author not in self._members for author, _ in self._announced)

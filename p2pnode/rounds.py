@@ -1,0 +1,540 @@
+"""One round as a story, from the batch to the new model; read it from top to bottom (the table of DESIGN section 2).
+
+    learn      H local steps from M(h-1) in the worker thread                      learn_forever
+    announce   payload durable, CONTRIBUTION logged, then signed and sent         _announce
+    collect    fetch what others announce; start the height when it is time        heard, collect_forever
+    propose    list what is held, aggregate, name the root                        build
+    prepare    hold every listed byte, recompute, compare the root                check
+    commit     the engine's; before it, the listed payloads are on the disk       make_payloads_durable
+    decide     block and certificate durable                                      decided
+    apply      M(h) replaces M(h-1) at once; the next height opens                _open
+
+What it is not: rules of agreement (``consensus``), sockets (``gossip``), arithmetic (``model``). All state changes on the event loop's
+thread; whatever takes long runs in a thread and returns bytes, digests or a new, complete model.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import consensus
+import transport
+from consensus import Purpose
+from model import compression
+from model.config import CODECS
+from model.errors import NonFiniteError, PayloadError
+from model.layout import Layout
+from model.replica import Replica
+from model.trainer import Trainer, Update
+from p2pnode.blobs import Blobs
+from p2pnode.catchup import Position, following
+from p2pnode.collect import Collecting, start_moment
+from p2pnode.delays import Delays
+from p2pnode.driver import CONTRIBUTION_RECORD, Driver
+from p2pnode.genesis import Genesis
+from p2pnode.gossip import Gossip
+from p2pnode.pool import STRANGERS_MAX, Held, Pool
+from p2pnode.store import Store
+from p2pnode.timings import Timings
+from p2pnode.wakeup import Signal
+from p2pnode.wire import Role, Status
+from p2pnode.worker import Worker
+
+LISTED_HEIGHTS = 20  # what a peer's score looks at
+CANDIDATES_MAX = (
+    4  # models computed for proposals of the open height; a proposer who changes its mind costs one more computation
+)
+CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
+PAYLOAD_HEIGHTS_KEPT = 20  # a node that was away this long replays blocks; longer, it takes a snapshot
+SNAPSHOT_INTERVAL = 10
+SNAPSHOTS_KEPT = 2
+
+
+@dataclass(slots=True)
+class Training:
+    """What the operator wants: train until a height (``None``: for ever), and whether at all."""
+
+    on: bool
+    until_height: int | None = None
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    first_step: float | None = None
+    loss: float | None = None
+    loss_height: int = 0
+    validation_loss: float | None = None
+    validation_root: bytes = b""
+
+    def wants(self, height: int) -> bool:
+        return self.on and (self.until_height is None or height <= self.until_height)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a round works with; built once by ``node``."""
+
+    genesis: Genesis
+    me: bytes
+    trainer: Trainer
+    store: Store
+    blobs: Blobs
+    gossip: Gossip
+    worker: Worker
+    delays: Delays
+    log: Any
+    layout: Layout
+    trainer_file: Path
+    claims: dict[bytes, int] = field(default_factory=dict)
+
+
+class Rounds:
+    """The agreed state, the open height, and every duty of a node in it."""
+
+    def __init__(self, parts: Parts, *, position: Position, training: Training) -> None:
+        self.parts = parts
+        self.state = position.state
+        self.replica = position.replica
+        self.recent = position.recent
+        self.listed: deque[frozenset[bytes]] = deque(position.recent, maxlen=LISTED_HEIGHTS)
+        self.training = training
+        self.changed = Signal()
+        self.synced = False
+        self.diverged: str | None = None
+        self.known_height = self.state.height
+        self.timings = Timings()
+        self.driver: Driver
+        self._candidates: dict[tuple[bytes, ...], Replica] = {}
+        self._started = 0
+        self._settled: tuple[int, bool] | None = None
+        self._given_up = 0
+        self._wanted = 0
+        self._pending_since: float | None = None
+        self._fetching: trio.Nursery
+        self._later: dict[bytes, consensus.Contribution] = {}
+        self.pool = self._new_pool()
+
+    # --- learn and announce -----------------------------------------------------------------------------------------------------
+
+    async def learn_forever(self) -> None:
+        """Learn every height that this node is to contribute to, one at a time."""
+        while True:
+            height = self.state.height + 1
+            if not self._due(height):
+                await self.changed.wait()
+                continue
+            update = await self._learn(height)
+            if update is not None and self.state.height + 1 == height:
+                await self._announce(height, update.payload, Purpose.UPDATE)
+
+    async def _learn(self, height: int) -> Update | None:
+        """H local steps from the agreed model; ``None`` when the height was decided without us or training was paused."""
+        training, base = self.training, self.replica
+        began = time.monotonic()
+        training.first_step = training.first_step or began
+        self.timings.learning(height, began)
+
+        def stop() -> bool:
+            return self.state.height + 1 != height or not training.wants(height)
+
+        def progress(step: int, _: float) -> None:
+            training.step = step
+
+        self.tell_status()
+        settled, self._settled = self._settled, None
+
+        def learn() -> Update | None:
+            if settled is not None:
+                self.parts.trainer.settle(*settled)
+            return self.parts.trainer.learn(base, height, should_stop=stop, progress=progress)
+
+        try:
+            update = await self.parts.worker.run(learn)
+        except NonFiniteError as problem:
+            self.parts.log.error(
+                "training diverged",
+                height=height,
+                why=str(problem),
+                hint="moments start anew; the round goes on without us",
+            )
+            self._given_up = height
+            return None
+        training.step = 0
+        training.seconds += time.monotonic() - began
+        if update is not None:
+            training.tokens += update.tokens
+            training.loss, training.loss_height = update.loss, height
+            self.timings.learned(height, time.monotonic(), update.loss)
+        return update
+
+    async def _announce(self, height: int, payload: bytes, purpose: Purpose) -> None:
+        """Bytes durable, then the signature durable, then the announcement: a restart never signs a second one for this height."""
+        digest = await trio.to_thread.run_sync(self.parts.blobs.put, payload)
+        await trio.to_thread.run_sync(self.parts.blobs.make_durable, [digest])
+        if self.state.height + 1 != height or self.pool.own(self.parts.me, purpose) is not None:
+            return
+        contribution = self.parts.gossip.sign_contribution(
+            height=height,
+            base_root=self.state.model_root,
+            payload_digest=digest,
+            payload_bytes=len(payload),
+            codec=CODECS[self.parts.genesis.training.codec],
+            purpose=purpose,
+        )
+        if self.pool.announce(contribution) is not None:
+            return
+        if not await self.driver.append(contribution_record(self.parts.gossip.envelope(contribution), height)):
+            return
+        self._hold(contribution, payload)
+        self.parts.gossip.broadcast(contribution)
+
+    async def probe(self) -> int:
+        """Announce a payload of the model's size that changes nothing (``test``). Returns the height that carries it."""
+        height = self.state.height + 1
+        seed = height ^ int.from_bytes(
+            self.parts.me[:4], "big"
+        )  # any number will do; different nodes send different bytes
+        payload = await trio.to_thread.run_sync(compression.probe, self.parts.layout, seed)
+        await self._announce(height, payload, Purpose.PROBE)
+        return height
+
+    def restore_contribution(self, contribution: consensus.Contribution) -> None:
+        """After a restart: what was logged for the open height is said again, or nothing is."""
+        payload = self.parts.blobs.get(contribution.payload_digest)
+        if payload is None or self.pool.announce(contribution) is not None:
+            return
+        self._hold(contribution, payload)
+        self.parts.gossip.broadcast(contribution)
+
+    def _due(self, height: int) -> bool:
+        own = self.pool.own(self.parts.me, Purpose.UPDATE)
+        free = own is None and self._given_up < height
+        return self.synced and self.diverged is None and free and self.training.wants(height)
+
+    # --- collect ------------------------------------------------------------------------------------------------------------------
+
+    def heard(self, contribution: consensus.Contribution) -> None:
+        """A signed announcement arrived. Its bytes are fetched beside everything else."""
+        if contribution.height == self.state.height + 2:
+            self._later[contribution.author] = (
+                contribution  # its author is a decision ahead of us; one an author, signed
+            )
+            if len(self._later) > len(self.pool_members()) + STRANGERS_MAX:
+                self._later.pop(next(iter(self._later)))
+            return
+        if contribution.height == self.pool.height and self.pool.announce(contribution) is None:
+            self._fetching.start_soon(self._fetch, self.pool, contribution, (contribution.author,))
+
+    async def _fetch(self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes]) -> bool:
+        """Bring the bytes of one contribution into the pool. False when nobody has them or they are no payload."""
+        payload = await self.parts.gossip.fetch_payload(
+            contribution.payload_digest, contribution.payload_bytes, holders
+        )
+        if payload is None:
+            return False
+        return await self._examine(pool, contribution, payload)
+
+    async def _examine(self, pool: Pool, contribution: consensus.Contribution, payload: bytes) -> bool:
+        try:
+            await trio.to_thread.run_sync(compression.check, payload, self.parts.layout)
+        except PayloadError as problem:
+            pool.reject(contribution)
+            self.parts.log.warning("payload refused", peer=contribution.author.hex()[:12], why=str(problem))
+            return False
+        await trio.to_thread.run_sync(self.parts.blobs.put, payload, contribution.payload_digest)
+        if pool is self.pool:
+            self._hold(contribution, payload)
+        else:
+            pool.hold(Held(contribution, payload, time.monotonic()))
+        return True
+
+    def _hold(self, contribution: consensus.Contribution, payload: bytes) -> None:
+        self.pool.hold(Held(contribution, payload, time.monotonic()))
+        self.changed.fire()
+
+    async def collect_forever(self) -> None:
+        """Start each height at the moment that ``collect`` names."""
+        while True:
+            moment = self._start_moment()
+            if moment is not None and moment <= time.monotonic():
+                self._start(self.pool.height)
+                continue
+            with trio.move_on_after(math.inf if moment is None else max(0.0, moment - time.monotonic())):
+                await self.changed.wait()
+
+    def _start_moment(self) -> float | None:
+        height = self.pool.height
+        if not self.synced or self._started >= height:
+            return None
+        if self._wanted >= height:
+            return 0.0
+        return start_moment(
+            Collecting(
+                expected=self._expected(),
+                held=self.pool.arrivals(),
+                opened=self.timings.opened,
+                pending_since=self._pending_since,
+                round_seconds_max=self.parts.genesis.round_seconds_max,
+            )
+        )
+
+    def _start(self, height: int) -> None:
+        self._started = height
+        self.driver.started()
+        measured = self.parts.delays.measured()
+        if measured is not None:
+            self.driver.deliver(measured)
+        self.driver.deliver(consensus.StartHeight(height))
+
+    def _expected(self) -> frozenset[bytes]:
+        """Whom to wait for: see ``collect``. What connected peers say of themselves refines what the chain says."""
+        expected: set[bytes] = set(self.state.membership.current.members)
+        if self.recent:
+            expected = set(frozenset[bytes]().union(*self.recent))
+        statuses = self.parts.gossip.statuses
+        for peer, status in statuses.items():
+            if status.learning == self.pool.height and self.parts.claims.get(peer, 0) < CLAIMS_MAX:
+                expected.add(peer)
+            elif status.learning == 0 and status.height == self.state.height:
+                expected.discard(peer)
+        if self.training.wants(self.pool.height):
+            expected.add(self.parts.me)
+        else:
+            expected.discard(self.parts.me)
+        return frozenset(expected)
+
+    def wanted(self, height: int) -> None:
+        """Rule (d): the engine holds a proposal, or votes of f+1 members, for the open height."""
+        self._wanted = max(self._wanted, height)
+        self.changed.fire()
+
+    def accused(self, evidence: consensus.Evidence) -> None:
+        """Evidence is pending until a block carries it (rule e)."""
+        self.parts.log.warning(
+            "evidence", node=evidence.author.hex()[:12], kind=str(evidence.kind), height=evidence.height
+        )
+        self._pending_since = self._pending_since or time.monotonic()
+        self._fetching.start_soon(partial(trio.to_thread.run_sync, self.parts.store.put_evidence, [evidence]))
+        self.changed.fire()
+
+    # --- propose and prepare --------------------------------------------------------------------------------------------------------
+
+    async def build(self, request: consensus.BuildBlock) -> consensus.Block | None:
+        """This view is ours: list what is held, and name the model that results."""
+        if request.height != self.pool.height:
+            return None
+        held = self.pool.held()
+        contributions = tuple(entry.contribution for entry in held)
+        candidate = await self._candidate(contributions, [entry.payload for entry in held])
+        if request.height != self.pool.height:
+            return None
+        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, candidate)
+        await trio.to_thread.run_sync(self.parts.blobs.make_durable, [c.payload_digest for c in contributions])
+        return consensus.build_block(request.template, contributions=contributions, model_root=consensus.Digest(root))
+
+    async def check(self, block: consensus.Block) -> tuple[bool, str]:
+        """Whether this node can reproduce what the block claims: every listed byte held, of the right form, and the same root."""
+        pool, header = self.pool, block.header
+        if header.height != pool.height:
+            return False, "it is for another height"
+        payloads = await self._payloads(pool, block.contributions, header.proposer)
+        if payloads is None:
+            return False, "a listed payload cannot be had or is no payload"
+        try:
+            candidate = await self._candidate(block.contributions, payloads)
+        except PayloadError as problem:
+            return False, str(problem)
+        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, candidate)
+        if root != header.model_root:
+            return False, f"model root {header.model_root.hex()[:16]} claimed, {root.hex()[:16]} recomputed"
+        return True, ""
+
+    async def _payloads(
+        self, pool: Pool, contributions: Sequence[consensus.Contribution], proposer: bytes
+    ) -> list[bytes] | None:
+        """The listed bytes in the block's order, fetched where missing; ``None`` if one cannot be had."""
+
+        async def bring(contribution: consensus.Contribution) -> None:
+            if pool.find(contribution) is None and not pool.rejected(contribution.payload_digest):
+                pool.announce(contribution)
+                await self._fetch(pool, contribution, (proposer, contribution.author))
+
+        async with trio.open_nursery() as nursery:
+            for contribution in contributions:
+                nursery.start_soon(bring, contribution)
+        found = [pool.find(contribution) for contribution in contributions]
+        return None if None in found else [entry.payload for entry in found if entry is not None]
+
+    async def _candidate(self, contributions: Sequence[consensus.Contribution], payloads: Sequence[bytes]) -> Replica:
+        """The model that follows from these contributions; computed once for each set."""
+        key = tuple(contribution.payload_digest for contribution in contributions)
+        weights = consensus.weights(contributions, self.state.membership.current)
+        if not any(weights):
+            return self.replica
+        if key not in self._candidates:
+            base = self.replica
+            candidate = await trio.to_thread.run_sync(partial(base.apply, payloads, weights))
+            if base is not self.replica:
+                return candidate
+            self._candidates[key] = candidate
+            while len(self._candidates) > CANDIDATES_MAX:
+                self._candidates.pop(next(iter(self._candidates)))
+        return self._candidates[key]
+
+    # --- commit, decide, apply ---------------------------------------------------------------------------------------------------------
+
+    async def make_payloads_durable(self, block_hash: bytes) -> None:
+        """Before a COMMIT leaves: whoever counts on this vote can count on the bytes."""
+        block = self.driver.block(block_hash)
+        if block is not None:
+            digests = [contribution.payload_digest for contribution in block.contributions]
+            await trio.to_thread.run_sync(self.parts.blobs.make_durable, digests)
+
+    async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
+        """More than two thirds committed this block: make it durable, then become the model that it names."""
+        if block.height != self.state.height + 1:
+            return
+        state = self.state.after(block, certificate)
+        round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
+        await trio.to_thread.run_sync(self.parts.store.put_block, block, certificate, round_)
+        replica = await self._reproduce(block)
+        round_ = self.timings.applied(round_)
+        await trio.to_thread.run_sync(self.parts.store.amend_round, block.height, round_)
+        self._close(block)
+        self._become(Position(state, replica, following(self.recent, block)))
+
+    async def _reproduce(self, block: consensus.Block) -> Replica:
+        """The certified model. A node that cannot reproduce it stops voting and takes it from its peers (DESIGN section 3)."""
+        payloads: list[bytes] | None = None
+        while payloads is None:  # the certificate says that more than a third of honest members hold them
+            payloads = await self._payloads(self.pool, block.contributions, block.header.proposer)
+            if payloads is None:
+                await trio.sleep(1)
+        replica = await self._candidate(block.contributions, payloads)
+        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, replica)
+        if root == block.header.model_root:
+            return replica
+        self.diverged = f"this machine computes another model than the certified one at height {block.height}"
+        self.parts.log.error(
+            "diverged", height=block.height, certified=block.header.model_root.hex()[:16], own=root.hex()[:16]
+        )
+        healed, name = await self.parts.gossip.fetch_certified_model(block.header.model_root, replica)
+        self.parts.log.warning("certified model taken from peers", height=block.height, first_difference=name)
+        self.diverged = None
+        return healed
+
+    def position(self) -> Position:
+        return Position(self.state, self.replica, self.recent)
+
+    def adopt(self, position: Position) -> None:
+        """Catch-up moved us on: jump to a later certified state."""
+        if position.state.height > self.state.height:
+            self._settled = (self.pool.height, False) if self.pool.own(self.parts.me, Purpose.UPDATE) else self._settled
+            self._become(position)
+            self.driver.deliver(consensus.Synced(position.state))
+
+    def _close(self, block: consensus.Block) -> None:
+        """What a decided block says about who took part."""
+        listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
+        self._count_claims(listed)
+        if listed:
+            self.listed.append(listed)
+        own = self.pool.own(self.parts.me, Purpose.UPDATE)
+        if own is not None:
+            self._settled = (block.height, own.contribution in block.contributions)
+        if block.evidence:
+            self._pending_since = None
+
+    def _become(self, position: Position) -> None:
+        """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""
+        state, replica = position.state, position.replica
+        height = state.height
+        self.state, self.replica, self.recent = state, replica, position.recent
+        self.known_height = max(self.known_height, height)
+        self._candidates.clear()
+        self.pool = self._new_pool()
+        self.timings.open(height + 1)
+        later, self._later = self._later, {}
+        for contribution in later.values():
+            self.heard(contribution)
+        self.tell_status()
+        self.changed.fire()
+        self._fetching.start_soon(self._keep_house, height, replica, state.model_root)
+
+    async def _keep_house(self, height: int, replica: Replica, root: bytes) -> None:
+        """What every tenth height leaves on disk, and what is old enough to go."""
+        parts = self.parts
+        if height % SNAPSHOT_INTERVAL == 0:
+            await trio.to_thread.run_sync(partial(parts.blobs.put_snapshot, height, root, replica, keep=SNAPSHOTS_KEPT))
+            await parts.worker.run(partial(parts.trainer.save, parts.trainer_file))
+        old = height - PAYLOAD_HEIGHTS_KEPT
+        if old > 0:
+            await trio.to_thread.run_sync(self._forget_payloads, old)
+
+    def _forget_payloads(self, height: int) -> None:
+        for encoded, _ in self.parts.store.block_rows(height, 1):
+            for contribution in consensus.Block.decode(encoded).contributions:
+                self.parts.blobs.drop(contribution.payload_digest)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The tasks of a round, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._fetching = nursery
+            task_status.started()
+            nursery.start_soon(self.learn_forever)
+            nursery.start_soon(self.collect_forever)
+
+    # --- what others are told, and what the rest of the node asks ------------------------------------------------------------------------
+
+    def role(self) -> Role:
+        if self.parts.me in self.state.membership.current.members:
+            return Role.MEMBER
+        return Role.CONTRIBUTOR if self.training.wants(self.state.height + 1) else Role.OBSERVER
+
+    def status(self) -> Status:
+        height = self.state.height + 1
+        learning = height if self.synced and self.training.wants(height) else 0
+        return Status(height=self.state.height, model_root=self.state.model_root, role=self.role(), learning=learning)
+
+    def tell_status(self) -> None:
+        self.parts.gossip.tell_status(self.status())
+
+    def pool_members(self) -> frozenset[bytes]:
+        return frozenset(self.state.membership.current.members)
+
+    def _count_claims(self, listed: frozenset[bytes]) -> None:
+        claims = self.parts.claims
+        for peer, status in self.parts.gossip.statuses.items():
+            if peer in listed or status.learning == 0:
+                claims.pop(peer, None)
+            elif status.learning == self.pool.height:
+                claims[peer] = claims.get(peer, 0) + 1
+
+    def behind(self, height: int) -> None:
+        """Somebody proves a later height than ours: catch-up looks at it."""
+        self.known_height = max(self.known_height, height)
+        self.changed.fire()
+
+    @property
+    def pool_payload_bytes(self) -> int:
+        """The size of every payload of this model."""
+        return compression.payload_bytes(self.parts.layout)
+
+    def _new_pool(self) -> Pool:
+        return Pool(
+            height=self.state.height + 1,
+            base_root=self.state.model_root,
+            members=self.pool_members(),
+            payload_bytes_max=self.pool_payload_bytes,
+        )
+
+
+def contribution_record(envelope: transport.Envelope, height: int) -> bytes:
+    """What the vote log keeps of our own announcement, so that a restart says the same again."""
+    return CONTRIBUTION_RECORD + height.to_bytes(8, "big") + envelope.encode()

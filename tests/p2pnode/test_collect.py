@@ -1,0 +1,49 @@
+"""The rule "collect, then agree" (p2pnode/collect.py), one test a letter."""
+
+from p2pnode.collect import Collecting, start_moment
+
+A, B, C, D = b"a", b"b", b"c", b"d"
+
+
+def moment(expected, held, *, pending_since=None, opened=100.0):
+    return start_moment(
+        Collecting(
+            expected=frozenset(expected), held=held, opened=opened, pending_since=pending_since, round_seconds_max=60
+        )
+    )
+
+
+def test_nothing_pending_starts_nothing():
+    assert moment([A, B], {}) is None
+
+
+def test_a_all_expected_are_held():
+    assert moment([A, B], {A: 102.0, B: 103.0}) == 103.0
+
+
+def test_a_nobody_expected_waits_for_nobody():
+    assert moment([], {D: 104.0}) == 104.0
+
+
+def test_b_more_than_half_plus_half_their_time():
+    assert moment([A, B, C, D], {A: 102.0, B: 103.0, C: 104.0}) == 106.0
+
+
+def test_b_waits_at_least_half_a_second():
+    assert moment([A, B, C, D], {A: 100.1, B: 100.1, C: 100.2}) == 100.7
+
+
+def test_b_exactly_half_is_not_more_than_half():
+    assert moment([A, B, C, D], {A: 102.0, B: 103.0}) == 162.0
+
+
+def test_c_the_longest_wait_after_the_first():
+    assert moment([A, B, C], {D: 105.0}) == 165.0
+
+
+def test_e_evidence_waits_three_seconds():
+    assert moment([A, B], {}, pending_since=101.0) == 104.0
+
+
+def test_the_earliest_rule_wins():
+    assert moment([A, B, C, D], {A: 102.0, B: 103.0, C: 104.0}, pending_since=101.0) == 104.0
