@@ -1,0 +1,291 @@
+"""From where this node stands to where the chain is: after a start, after an absence, and for a joiner. One piece of code for all three.
+
+First the chain: blocks in order, each with its certificate, checked with the committee of its height (DESIGN section 3; no skipping, no
+trust). Then the model: a whole model whose root a verified block names, where that is less to carry than the payloads, then block by
+block, each root compared. Nothing a peer says of itself is believed; it only chooses whom to ask.
+
+Rules for editing: blocks are durable before the model moves, so the chain on disk may be ahead of the model, never behind it. A peer that
+sends something wrong is asked no more in this run; another one is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+import consensus
+import transport
+from consensus import Purpose
+from model.errors import PayloadError, SnapshotError
+from model.replica import Replica
+from p2pnode.blobs import Blobs
+from p2pnode.errors import SetUpError
+from p2pnode.genesis import Genesis
+from p2pnode.gossip import Gossip
+from p2pnode.store import Store
+from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
+
+PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A certified height with its model, and who contributed to its last two rounds."""
+
+    state: consensus.ChainState
+    replica: Replica
+    recent: tuple[frozenset[bytes], ...]
+
+
+class CatchUp:
+    """Moves a position forward. ``chain`` is the verified chain on disk, at or ahead of the position."""
+
+    def __init__(self, *, genesis: Genesis, store: Store, blobs: Blobs, gossip: Gossip, log: Any) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._blobs = blobs
+        self._gossip = gossip
+        self._log = log
+        self._avoid: set[bytes] = set()
+        self.chain = genesis.state()
+        self.doing: str | None = None
+
+    # --- from our own disk -------------------------------------------------------------------------------------------------------
+
+    def load(self, first_model: Replica) -> Position:
+        """The chain on disk, and the newest model on disk that it certifies. Blocking; at start only.
+
+        Raises:
+            SetUpError: the chain file does not hold one chain.
+        """
+        snapshots = dict(self._blobs.snapshots())
+        best: tuple[consensus.ChainState, tuple[frozenset[bytes], ...]] = (self.chain, ())
+        recent: tuple[frozenset[bytes], ...] = ()
+        for block, certificate in self._blocks_on_disk(1):
+            if block.header.previous != self.chain.block_hash or block.height != self.chain.height + 1:
+                raise SetUpError(
+                    f"the chain file is damaged: block {block.height} does not follow the one before it",
+                    "move chain.sqlite away and start again: the node fetches the chain anew and keeps its key and its votes",
+                )
+            self.chain = self.chain.after(block, certificate)
+            recent = following(recent, block)
+            if snapshots.get(block.height) == block.header.model_root:
+                best = (self.chain, recent)
+        state, recent = best
+        replica = self._snapshot(state) if state.height else None
+        if replica is None:
+            return Position(self._genesis.state(), first_model, ())
+        return Position(state, replica, recent)
+
+    def _snapshot(self, state: consensus.ChainState) -> Replica | None:
+        path = self._blobs.snapshot_path(state.height)
+        try:
+            replica = Replica.load(path)
+        except (SnapshotError, OSError) as problem:
+            self._log.warning("snapshot not usable", file=path.name, why=str(problem))
+            return None
+        if self._blobs.model_root(replica) != state.model_root:
+            self._log.warning(
+                "snapshot not usable", file=path.name, why="its bytes are not those that the chain certifies"
+            )
+            return None
+        return replica
+
+    def _blocks_on_disk(self, first: int) -> Iterator[tuple[consensus.Block, consensus.CommitCertificate]]:
+        while rows := self._store.block_rows(first, BLOCKS_PER_REQUEST_MAX):
+            for encoded, certificate in rows:
+                try:
+                    yield consensus.Block.decode(encoded), decision(certificate)
+                except consensus.Malformed as problem:
+                    raise SetUpError(
+                        f"the chain file is damaged: block {first} cannot be read ({problem})",
+                        "move chain.sqlite away and start again: the node fetches the chain anew",
+                    ) from None
+                first += 1
+
+    # --- from peers --------------------------------------------------------------------------------------------------------------
+
+    async def advance(self, position: Position, target: int) -> Position:
+        """As far towards ``target`` as peers can take us now. Returns the position reached (perhaps the same)."""
+        if self.chain.height < position.state.height:
+            self.chain = position.state
+        try:
+            if self.chain.height < target:
+                self.doing = f"catching up: block {self.chain.height} of {target}"
+                await self._extend_chain(target)
+            if position.state.height < self.chain.height:
+                self.doing = f"catching up: model {position.state.height} of {self.chain.height}"
+                position = await self._take_model(position)
+                position = await self._replay(position)
+        finally:
+            self.doing = None
+            self._avoid.clear()
+        return position
+
+    async def _extend_chain(self, target: int) -> None:
+        """Blocks with certificates, in order, from whoever claims to have them."""
+        for peer in self._gossip.peers_at(self.chain.height + 1):
+            while self.chain.height < target:
+                try:
+                    page = await self._gossip.fetch_blocks(peer, self.chain.height + 1)
+                    reached = await trio.to_thread.run_sync(self._verify, self.chain, page)
+                except (transport.RequestFailed, Malformed, consensus.Malformed) as problem:
+                    self._distrust(peer, str(problem))
+                    break
+                if reached.height == self.chain.height:
+                    break
+                self.chain = reached
+
+    def _verify(
+        self,
+        state: consensus.ChainState,
+        page: Sequence[tuple[consensus.Block, consensus.CommitCertificate]],
+    ) -> consensus.ChainState:
+        """Check a page block by block and make it durable. Raises Malformed at the first thing wrong."""
+        for block, certificate in page:
+            why = decision_problem(block, certificate, state)
+            if why is not None:
+                raise Malformed(f"block {state.height + 1}: {why}")
+            state = state.after(block, certificate)
+            self._store.put_block(block, certificate, followed(block, certificate))
+        return state
+
+    async def _take_model(self, position: Position) -> Position:
+        """Jump to a whole certified model, if some peer has one and the payloads up to it would be more to carry."""
+        offers = await self._offers(position.state.height)
+        for height, root, holders in offers:
+            state, recent, payload_bytes = await trio.to_thread.run_sync(self._state_at, height)
+            if state.model_root != root or payload_bytes <= position.replica.byte_length:
+                continue
+            data = await self._gossip.fetch_blob(root, position.replica.byte_length, holders)
+            if data is None:
+                continue
+            replica = await trio.to_thread.run_sync(
+                Replica.from_bytes, self._genesis.model, self._genesis.training, data
+            )
+            self._log.info("model taken", height=height, root=root.hex()[:16], bytes=len(data))
+            await trio.to_thread.run_sync(self._blobs.model_root, replica)
+            return Position(state, replica, recent)
+        return position
+
+    async def _offers(self, above: int) -> list[tuple[int, bytes, list[bytes]]]:
+        """(height, root, who has it) of whole models on the verified chain above a height, newest first."""
+        holders: dict[tuple[int, bytes], list[bytes]] = {}
+        for peer in self._gossip.peers_at(above + 1):
+            for height, root in await self._gossip.fetch_snapshots(peer):
+                if above < height <= self.chain.height:
+                    holders.setdefault((height, root), []).append(peer)
+        return [(height, root, peers) for (height, root), peers in sorted(holders.items(), reverse=True)]
+
+    def _state_at(self, height: int) -> tuple[consensus.ChainState, tuple[frozenset[bytes], ...], int]:
+        """The chain's state at a height, its recent contributors, and the payload bytes that lead there."""
+        state, payload_bytes = self._genesis.state(), 0
+        recent: tuple[frozenset[bytes], ...] = ()
+        for block, certificate in self._blocks_on_disk(1):
+            state = state.after(block, certificate)
+            recent = following(recent, block)
+            payload_bytes += sum(c.payload_bytes for c in block.contributions)
+            if state.height == height:
+                break
+        return state, recent, payload_bytes
+
+    async def _replay(self, position: Position) -> Position:
+        """Block by block on the model, each root compared with the certified one."""
+        while position.state.height < self.chain.height:
+            rows = await trio.to_thread.run_sync(self._page, position.state.height + 1)
+            for block, certificate in rows:
+                self.doing = f"catching up: model {position.state.height} of {self.chain.height}"
+                replica = await self._apply(position, block)
+                if replica is None:
+                    return position
+                state = position.state.after(block, certificate)
+                position = Position(state, replica, following(position.recent, block))
+        return position
+
+    def _page(self, first: int) -> list[tuple[consensus.Block, consensus.CommitCertificate]]:
+        rows = self._store.block_rows(first, BLOCKS_PER_REQUEST_MAX)
+        return [(consensus.Block.decode(encoded), decision(certificate)) for encoded, certificate in rows]
+
+    async def _apply(self, position: Position, block: consensus.Block) -> Replica | None:
+        """M(h) from M(h-1) and the payloads of block h, from our disk or from peers; ``None`` when some cannot be had now."""
+        weights = consensus.weights(block.contributions, position.state.membership.current)
+        if not any(weights):
+            return position.replica
+        payloads = []
+        for contribution in block.contributions:
+            payload = await trio.to_thread.run_sync(self._blobs.get, contribution.payload_digest)
+            if payload is None:
+                holders = [contribution.author, *self._gossip.peers_at(block.height)]
+                payload = await self._gossip.fetch_blob(
+                    contribution.payload_digest, contribution.payload_bytes, holders
+                )
+                if payload is None:
+                    self._log.info("payload not found yet", height=block.height, author=contribution.author.hex()[:12])
+                    return None
+                await trio.to_thread.run_sync(self._blobs.put, payload, contribution.payload_digest)
+            payloads.append(payload)
+        try:
+            replica = await trio.to_thread.run_sync(partial(position.replica.apply, payloads, weights))
+        except PayloadError as problem:
+            raise consensus.LocalFault(f"a certified payload does not decode here: {problem}") from problem
+        root = await trio.to_thread.run_sync(self._blobs.model_root, replica)
+        if root == block.header.model_root:
+            return replica
+        healed, name = await self._gossip.fetch_certified_model(block.header.model_root, replica)
+        self._log.error(
+            "diverged", height=block.height, first_difference=name, certified=block.header.model_root.hex()[:16]
+        )
+        return healed
+
+    def _distrust(self, peer: bytes, why: str) -> None:
+        self._avoid.add(peer)
+        self._log.warning("catch-up source refused", peer=transport.node_id(peer)[:12], why=why)
+
+
+def decision(encoded: bytes) -> consensus.CommitCertificate:
+    """An encoded certificate that decides a block. Raises Malformed."""
+    certificate = consensus.decode_certificate(encoded)
+    if not isinstance(certificate, consensus.CommitCertificate):
+        raise consensus.Malformed("not a commit certificate")
+    return certificate
+
+
+def decision_problem(
+    block: consensus.Block, certificate: consensus.CommitCertificate, state: consensus.ChainState
+) -> str | None:
+    """Why this block and certificate do not extend the chain at ``state``, or ``None``. Every signature is verified."""
+    if certificate.height != block.height or certificate.block_hash != block.hash:
+        return "its certificate is for another block"
+    problem = consensus.check_block(block, state, transport.verify)
+    if problem is not None:
+        return problem
+    committee = state.membership.current
+    return consensus.check_certificate(certificate, committee, chain_id=state.chain_id, verify=transport.verify)
+
+
+def following(recent: tuple[frozenset[bytes], ...], block: consensus.Block) -> tuple[frozenset[bytes], ...]:
+    """Who contributed to the last two heights that had contributions, after one more block."""
+    listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
+    return (*recent[-1:], listed) if listed else recent
+
+
+def followed(block: consensus.Block, certificate: consensus.CommitCertificate) -> dict[str, Any]:
+    """The row of a round that this node took from others: its facts, and no timings."""
+    updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
+    return {
+        "height": block.height,
+        "view": certificate.view,
+        "model_root": block.header.model_root.hex(),
+        "block": block.hash.hex(),
+        "proposer": transport.node_id(block.header.proposer),
+        "contributions": len(updates),
+        "probes": len(block.contributions) - len(updates),
+        "contributors": [transport.node_id(c.author) for c in updates],
+        "payload_bytes": sum(c.payload_bytes for c in updates),
+        "listed": False,
+        "loss": None,
+        "seconds": {},
+    }

@@ -1,0 +1,255 @@
+"""How a home becomes part of a network: by founding one, by a genesis file, or by asking a peer.
+
+Blocking, except for ``join``. What it is not: a running node; nothing here trains or votes.
+
+The rule that keeps joining safe: a genesis is only ever accepted with the chain id that the peer's HELLO was pinned to (or that the
+operator named with ``--network``), and everything else, corpus and model, is then checked against the genesis.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import transport
+from model.config import ModelConfig, TrainingConfig
+from model.data import Corpus, default_corpus, load_corpus
+from model.errors import ConfigError, CorpusError
+from model.replica import Replica
+from p2pnode.blobs import Blobs
+from p2pnode.config import Config, Endpoint, parse_endpoint
+from p2pnode.errors import SetUpError, UserError, why
+from p2pnode.genesis import (
+    GENESIS_BYTES_MAX,
+    PROBATION_CONTRIBUTIONS,
+    ROUND_SECONDS_MAX,
+    Founder,
+    Genesis,
+    chain_id_of,
+    parse,
+)
+from p2pnode.home import Home
+from p2pnode.wire import Method
+from transport import content
+
+
+def identity_of(home: Home) -> transport.Identity:
+    """The node's key: the one in the home, or a new one.
+
+    Raises:
+        SetUpError: it is readable by others, damaged, or cannot be written.
+    """
+    try:
+        return transport.Identity.load(home.key) if home.key.exists() else transport.Identity.create(home.key)
+    except transport.UserError as problem:
+        raise SetUpError(problem.message, problem.hint) from None
+
+
+def open_blobs(home: Home) -> Blobs:
+    return Blobs(home.blobs, home.snapshots)
+
+
+def initialise(
+    home: Home,
+    config: Config,
+    *,
+    founders: Sequence[str] = (),
+    genesis_file: Path | None = None,
+    seed: int | None = None,
+) -> Genesis:
+    """Make a home part of a network without starting it: found one (``founders`` are the others), or take a genesis from a file.
+
+    Raises:
+        SetUpError: the home belongs to a network already, or something given cannot be used.
+    """
+    home.create()
+    if home.initialised:
+        raise SetUpError(f"{home} belongs to a network already", "start it, or choose another home with --home")
+    identity = identity_of(home)
+    if genesis_file is not None:
+        genesis = read_genesis(genesis_file)
+        own_text = load_text(config) if config.given("data") else None
+        if own_text is not None:
+            keep_corpus(open_blobs(home), genesis, own_text, origin=str(config.data))
+    else:
+        genesis = _found(home, config, identity, founders=founders, seed=seed)
+    write_genesis(home, genesis)
+    return genesis
+
+
+def _found(
+    home: Home, config: Config, identity: transport.Identity, *, founders: Sequence[str], seed: int | None
+) -> Genesis:
+    text = load_text(config)
+    training = TrainingConfig()
+    try:
+        model = ModelConfig.named(config.size)
+        Corpus(text, training.sequence)
+    except (ConfigError, CorpusError) as problem:
+        raise SetUpError(problem.message, problem.hint) from None
+    nonce = os.urandom(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
+    digest = open_blobs(home).put(text)
+    replica = Replica.initial(model, training, model_seed(nonce))
+    own = Founder(identity.public_key, str(config.announce or config.listen))
+    everybody = {own.public_key: own} | {f.public_key: f for f in map(parse_founder, founders)}
+    return Genesis(
+        nonce=nonce,
+        founders=tuple(everybody[key] for key in sorted(everybody)),
+        model=model,
+        training=training,
+        corpus_digest=digest,
+        corpus_bytes=len(text),
+        model_root=content.content_digest(replica.leaves(), replica.byte_length),
+        policy=config.policy or ("open" if config.listen.loopback else "invite"),
+        probation_contributions=PROBATION_CONTRIBUTIONS,
+        round_seconds_max=ROUND_SECONDS_MAX,
+    )
+
+
+def model_seed(nonce: bytes) -> int:
+    """The number from which M(0) is drawn."""
+    return int.from_bytes(nonce[:8], "big")
+
+
+def parse_founder(text: str) -> Founder:
+    """``PUBLICKEY@HOST:PORT`` as ``p2pnode id`` prints it. Raises SetUpError."""
+    key, separator, address = text.partition("@")
+    try:
+        public_key = bytes.fromhex(key)
+        endpoint = parse_endpoint(address)
+    except ValueError:
+        public_key, endpoint = b"", Endpoint("", 0)
+    if not separator or len(public_key) != 32:
+        raise SetUpError(
+            f"--founder {text[:90]}: not PUBLICKEY@HOST:PORT", "p2pnode id prints the line for each founder"
+        )
+    return Founder(public_key, str(endpoint))
+
+
+def load_text(config: Config) -> bytes:
+    """The text to found a network on: ``--data``, or the source text of Python's own standard library."""
+    try:
+        return load_corpus(config.data) if config.data is not None else default_corpus()
+    except CorpusError as problem:
+        raise SetUpError(problem.message, problem.hint) from None
+
+
+def keep_corpus(blobs: Blobs, genesis: Genesis, text: bytes, *, origin: str) -> None:
+    """Keep a text that is the network's. Raises SetUpError where it is not."""
+    digest = content.digest_of(text)
+    if digest != genesis.corpus_digest:
+        raise SetUpError(
+            f"{origin}: not this network's text (digest {digest.hex()[:16]}, the genesis names {genesis.corpus_digest.hex()[:16]})",
+            "leave --data out: the text comes from the peers",
+        )
+    blobs.put(text, digest)
+
+
+def read_genesis(path: Path) -> Genesis:
+    try:
+        with path.open("rb") as file:
+            document = file.read(GENESIS_BYTES_MAX + 1)
+    except OSError as problem:
+        raise SetUpError(f"{path}: {why(problem)}", "name the genesis file that the founder's init wrote") from None
+    try:
+        return parse(document)
+    except UserError as problem:
+        raise SetUpError(f"{path}: {problem.message}", problem.hint) from None
+
+
+def write_genesis(home: Home, genesis: Genesis) -> None:
+    """Whole or not at all: a home with a genesis belongs to that network for good."""
+    part = home.genesis.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(genesis.to_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(home.genesis)
+
+
+def check_flags(config: Config, genesis: Genesis) -> None:
+    """What belongs to the network stands in the genesis; a flag that says otherwise is refused with both values.
+
+    Raises:
+        SetUpError: the first flag that differs.
+    """
+    if config.network is not None and config.network != genesis.chain_id.hex():
+        raise _differs("network", config.network, genesis.chain_id.hex())
+    if config.given("size"):
+        try:
+            wanted = ModelConfig.named(config.size)
+        except ConfigError as problem:
+            raise SetUpError(problem.message, problem.hint) from None
+        if wanted != genesis.model:
+            raise _differs(
+                "size", f"{config.size} ({wanted.parameters} parameters)", f"a model of {genesis.model.parameters}"
+            )
+    if config.given("policy") and config.policy != genesis.policy:
+        raise _differs("policy", str(config.policy), genesis.policy)
+    if config.given("data"):
+        digest = content.digest_of(load_text(config))
+        if digest != genesis.corpus_digest:
+            raise _differs("data", f"text {digest.hex()[:16]}", f"text {genesis.corpus_digest.hex()[:16]}")
+
+
+def _differs(flag: str, given: str, held: str) -> SetUpError:
+    return SetUpError(
+        f"--{flag} {given}: the network has {held}",
+        f"leave --{flag} out: it belongs to the network; another --home founds another network",
+    )
+
+
+async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
+    """Learn the genesis from the first peer that has one, and pin it. Waits for ever; the swarm says why it waits.
+
+    Raises:
+        SetUpError: the peer's network is not the one that ``--network`` names, or its genesis cannot be used.
+    """
+    while True:
+        for peer in swarm.peers():
+            if peer.chain_id is None:
+                continue
+            try:
+                document = await swarm.request(
+                    peer.key, Method.GENESIS, b"", timeout_seconds=10, response_bytes_max=GENESIS_BYTES_MAX
+                )
+            except transport.RequestFailed as problem:
+                log.warning("genesis not had", peer=peer.node_id[:12], why=problem.reason)
+                continue
+            if bytes(chain_id_of(document)) != peer.chain_id:
+                log.warning(
+                    "genesis refused", peer=peer.node_id[:12], why="it is not the one that the peer's HELLO names"
+                )
+                continue
+            genesis = parse(document)
+            check_flags(config, genesis)
+            swarm.pin(transport.ChainId(genesis.chain_id))
+            log.info("network pinned", network=genesis.chain_id.hex(), peer=peer.node_id[:12])
+            return genesis
+        await trio.sleep(0.1)
+
+
+async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Any) -> bytes:
+    """The network's text: from our disk, else from peers, leaf by leaf against its digest. Waits until somebody has it."""
+    while True:
+        held = await trio.to_thread.run_sync(blobs.get, genesis.corpus_digest)
+        if held is not None:
+            return held
+        data = bytearray(genesis.corpus_bytes)
+
+        def sink(index: int, leaf: bytes | memoryview, into: bytearray = data) -> None:
+            start = index * transport.LEAF_BYTES
+            into[start : start + len(leaf)] = leaf
+
+        digest = content.ContentDigest(genesis.corpus_digest)
+        try:
+            await swarm.fetch(digest, genesis.corpus_bytes, holders=lambda: [p.key for p in swarm.peers()], sink=sink)
+        except transport.RequestFailed as problem:
+            log.info("waiting for the text", why=problem.reason)
+            await trio.sleep(0.5)
+            continue
+        await trio.to_thread.run_sync(blobs.put, bytes(data), digest)
+        log.info("text fetched", bytes=len(data), digest=digest.hex()[:16])

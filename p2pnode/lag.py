@@ -1,0 +1,29 @@
+"""How late the event loop is: the time between when a task wanted to run and when it did.
+
+The figure behind "training never holds up the event loop": while it is small, a vote waits for nothing but the wire.
+"""
+
+from collections import deque
+
+import trio
+
+from p2pnode.delays import percentile_99
+
+PERIOD_SECONDS = 0.02
+SAMPLES_MAX = 3000  # the last minute
+
+
+class Lag:
+    """Run ``watch`` in the loop to be watched."""
+
+    def __init__(self) -> None:
+        self._samples: deque[float] = deque(maxlen=SAMPLES_MAX)
+
+    async def watch(self) -> None:
+        while True:
+            due = trio.current_time() + PERIOD_SECONDS
+            await trio.sleep_until(due)
+            self._samples.append(max(0.0, trio.current_time() - due))
+
+    def p99(self) -> float | None:
+        return percentile_99(self._samples) if self._samples else None

@@ -1,0 +1,437 @@
+"""A node, built from its parts. Read this file first, then ``rounds`` (one round as a story) and ``driver`` (the loop around the engine).
+
+    swarm  ──> gossip ──> driver ──> engine          messages in, effects out
+                 │           │
+                 └─> rounds <┘──> worker ──> trainer   one round: learn, announce, collect, agree, apply
+                       │
+              store, blobs, vote log                 what survives
+
+One nursery holds every task. The order of starting is the order of knowing: identity, network (genesis), text, chain and model on disk,
+peers' chain, and only then a voice in agreement.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+import consensus
+import transport
+from model.data import Corpus
+from model.errors import ModelError, SnapshotError
+from model.layout import Layout
+from model.replica import Replica
+from model.selftest import run as self_test
+from model.trainer import Trainer
+from p2pnode import founding
+from p2pnode.blobs import Served
+from p2pnode.catchup import PATIENCE_SECONDS, RETRY_SECONDS, CatchUp, Position
+from p2pnode.client import Client
+from p2pnode.config import Config
+from p2pnode.control import serve_control
+from p2pnode.delays import Delays
+from p2pnode.driver import CONTRIBUTION_RECORD, VOTE_RECORD, Driver, Revival
+from p2pnode.errors import SetUpError
+from p2pnode.founding import initialise
+from p2pnode.genesis import Genesis
+from p2pnode.gossip import Gossip
+from p2pnode.home import Home
+from p2pnode.lag import Lag
+from p2pnode.logs import get_logger
+from p2pnode.repl import run_repl
+from p2pnode.rounds import Parts, Rounds, Training
+from p2pnode.store import Store
+from p2pnode.view import View
+from p2pnode.wal import VoteLog
+from p2pnode.worker import Worker
+
+__all__ = ["Kit", "Node", "initialise", "run"]
+
+SHUTDOWN_SECONDS_MAX = (
+    1.5  # of the two that Ctrl-C may take; then the process leaves as it is, and nothing agreed is lost
+)
+BOOK_SECONDS = 30.0
+FOLLOW_SECONDS = 0.2  # how often a node that is behind looks for what it lacks
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """The classes that a node is built from. Tests and ``attacks`` put others in; ``start`` cannot."""
+
+    gossip: type[Gossip] = Gossip
+    rounds: type[Rounds] = Rounds
+    trainer: type[Trainer] = Trainer
+
+
+def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
+    """Run a node in this process until it is stopped. The caller holds the home's lock and has set up logging."""
+    return trio.run(Node(home, config, kit=kit or Kit()).main)
+
+
+class Node:
+    """Everything that runs in one home."""
+
+    def __init__(self, home: Home, config: Config, *, kit: Kit) -> None:
+        self.home = home
+        self.config = config
+        self.kit = kit
+        self.log = get_logger(part="node")
+        self.identity = founding.identity_of(home)
+        self.blobs = founding.open_blobs(home)
+        self.genesis: Genesis | None = founding.read_genesis(home.genesis) if home.initialised else None
+        self.training = Training(on=config.train)
+        self.stopping = trio.Event()
+        self.started = time.monotonic()
+        self.pid = os.getpid()
+        self.bound: transport.Address | None = None
+        self.lag = Lag()
+        self.worker = Worker("learn")
+        self.delays = Delays()
+        self.view = View(self)
+        self.swarm: transport.Swarm
+        self.store: Store | None = None
+        self.rounds: Rounds | None = None
+        self.driver: Driver | None = None
+        self.catchup: CatchUp | None = None
+        self.gossip: Gossip | None = None
+        self.failures: dict[transport.Address, str] = {}
+
+    async def main(self) -> int:
+        """Until a signal or ``stop``; returns the exit code."""
+        self._prepare()
+        self.swarm = self._make_swarm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self.lag.watch)
+            self.bound = await nursery.start(self.swarm.run)
+            await nursery.start(serve_control, self.view, self.home)
+            nursery.start_soon(self._show)
+            nursery.start_soon(self._live, nursery)
+            await self.stopping.wait()
+            nursery.cancel_scope.cancel()
+        self._close()
+        return 0
+
+    # --- set-up --------------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """What needs no network: arithmetic that can be trusted, and a genesis where this node founds."""
+        problem = self_test()
+        if problem is not None:
+            raise SetUpError(
+                f"this machine's arithmetic is not the network's: {problem}",
+                "it cannot vote; report the processor and the versions of numpy and torch",
+            )
+        if self.genesis is None and not self.config.bootstrap:
+            self.genesis = initialise(self.home, self.config)
+            self._warn_open()
+        if self.genesis is not None:
+            founding.check_flags(self.config, self.genesis)
+
+    def _warn_open(self) -> None:
+        if self.genesis is not None and self.genesis.policy == "open" and not self.config.listen.loopback:
+            self.log.warning("this network admits anybody who contributes; it resists no Sybils", policy="open")
+
+    def _make_swarm(self) -> transport.Swarm:
+        book = transport.PeerBook()
+        if self.genesis is not None:
+            self.store = Store(self.home.chain, self.genesis.chain_id)
+            saved = self.store.note("peers")
+            if saved is not None:
+                book = transport.PeerBook.load(saved)
+        bootstrap = [transport.Address(e.host, e.port) for e in self.config.bootstrap]
+        if self.genesis is not None:
+            for founder in self.genesis.founders:
+                if founder.public_key != self.identity.public_key and founder.address:
+                    bootstrap.append(transport.Address.parse(founder.address))
+        listen, announce = self._listen_address(), self.config.announce
+        return transport.Swarm(
+            identity=self.identity,
+            listen=listen,
+            listen_fallback=not self.config.given("listen"),
+            announce=None if announce is None else transport.Address(announce.host, announce.port),
+            bootstrap=list(dict.fromkeys(bootstrap)),
+            book=book,
+            chain_id=None if self.genesis is None else transport.ChainId(self.genesis.chain_id),
+            handler=self._handle,
+            blobs=Served(self.blobs),
+            log=get_logger(part="transport"),
+        )
+
+    def _listen_address(self) -> transport.Address:
+        """The configured address; where none was given, the port that this home had last time comes first."""
+        listen = self.config.listen
+        if not self.config.given("listen") and self.store is not None:
+            saved = self.store.note("port")
+            if saved is not None:
+                return transport.Address(listen.host, int.from_bytes(saved, "big"))
+        return transport.Address(listen.host, listen.port)
+
+    async def _handle(self, peer: transport.PublicKey, method: int, body: bytes) -> bytes:
+        if self.gossip is None:
+            raise transport.RequestRefused("this node is still starting")
+        return await self.gossip.answer(method, body)
+
+    # --- life ----------------------------------------------------------------------------------------------------------------------
+
+    async def _live(self, nursery: trio.Nursery) -> None:
+        """From nothing to a full part of the network; then until cancelled."""
+        genesis = await self._network()
+        text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
+        trainer, first_model = await trio.to_thread.run_sync(partial(self._make_trainer, genesis, text))
+        assert self.store is not None
+        if self.bound is not None:
+            self.store.put_note("port", self.bound.port.to_bytes(2, "big"))
+        gossip = self.gossip = self._make_gossip(genesis, self.store)
+        catchup = self.catchup = CatchUp(
+            genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
+        )
+        nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
+        position = await trio.to_thread.run_sync(catchup.load, first_model)
+        position = await self._reach(catchup, position, catchup.chain.height)
+        rounds = self.rounds = self._make_rounds(genesis, trainer, position)
+        driver = self.driver = rounds.driver = await trio.to_thread.run_sync(
+            partial(self._make_driver, rounds, gossip, catchup)
+        )
+        await nursery.start(rounds.run)
+        nursery.start_soon(driver.run)
+        gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
+        gossip.on_status = rounds.changed.fire
+        self._resume(rounds, driver)
+        rounds.synced = True
+        rounds.tell_status()
+        rounds.changed.fire()
+        self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower(), join=self.view.join_line())
+        nursery.start_soon(self._follow, catchup, rounds)
+        nursery.start_soon(self._housekeep, rounds)
+
+    async def _network(self) -> Genesis:
+        """The genesis, from the home or from the first peer; once had, it is kept."""
+        if self.genesis is None:
+            self.log.info("joining", bootstrap=[str(e) for e in self.config.bootstrap])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._drain)
+                genesis = await founding.join(self.swarm, self.config, self.log)
+                nursery.cancel_scope.cancel()
+            founding.write_genesis(self.home, genesis)
+            self.genesis = genesis
+        else:
+            genesis = self.genesis
+        if self.store is None:
+            self.store = Store(self.home.chain, genesis.chain_id)
+        return genesis
+
+    async def _drain(self) -> None:
+        """Before there is a network, what the swarm hears is of no use; unread, it would hold the connections up."""
+        async for event in self.swarm.events:
+            if isinstance(event, transport.BootstrapFailed):
+                self.failures[event.address] = event.reason
+
+    def _make_trainer(self, genesis: Genesis, text: bytes) -> tuple[Trainer, Replica]:
+        """Torch comes in here, off the event loop: importing it takes seconds."""
+        try:
+            corpus = Corpus(text, genesis.training.sequence)
+            trainer = self.kit.trainer(
+                genesis.model,
+                genesis.training,
+                corpus,
+                chain_id=genesis.chain_id,
+                author=self.identity.public_key,
+                device=self.config.device,
+                threads=self.config.threads or 1,
+            )
+        except (ModelError, RuntimeError) as problem:
+            raise SetUpError(
+                f"cannot train: {problem}", "check --device; p2pnode start --no-train follows without training"
+            ) from None
+        state_file = self._trainer_file()
+        if state_file.exists():
+            try:
+                trainer.restore(state_file)
+            except SnapshotError as problem:
+                self.log.warning("trainer starts anew", why=problem.message)
+        first_model = Replica.initial(genesis.model, genesis.training, founding.model_seed(genesis.nonce))
+        if self.blobs.model_root(first_model) != genesis.model_root:
+            raise SetUpError(
+                "this machine draws another first model than the genesis names",
+                "it cannot take part; report the processor and the version of numpy",
+            )
+        return trainer, first_model
+
+    def _make_gossip(self, genesis: Genesis, store: Store) -> Gossip:
+        founders = genesis.state().membership.current
+        return self.kit.gossip(
+            identity=self.identity,
+            swarm=self.swarm,
+            genesis=genesis,
+            store=store,
+            blobs=self.blobs,
+            committee=lambda: self.rounds.state.membership.current if self.rounds is not None else founders,
+            log=get_logger(part="gossip"),
+        )
+
+    def _make_rounds(self, genesis: Genesis, trainer: Trainer, position: Position) -> Rounds:
+        assert self.gossip is not None and self.store is not None
+        parts = Parts(
+            genesis=genesis,
+            me=self.identity.public_key,
+            trainer=trainer,
+            store=self.store,
+            blobs=self.blobs,
+            gossip=self.gossip,
+            worker=self.worker,
+            delays=self.delays,
+            log=get_logger(part="rounds"),
+            layout=Layout.of(genesis.model),
+            trainer_file=self._trainer_file(),
+        )
+        return self.kit.rounds(parts, position=position, training=self.training)
+
+    def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
+        """The engine with what the vote log remembers; an observer where the log cannot be trusted."""
+        existed = self.home.votes.exists()
+        vote_log = self.vote_log = VoteLog(self.home.votes)
+        recovered = vote_log.recovered
+        problem = recovered.damage
+        if problem is None and not existed and catchup.chain.height > 0:
+            problem = "it is missing, though this home has a chain"
+        if recovered.torn_bytes:
+            self.log.info("vote log: torn tail cut", bytes=recovered.torn_bytes)
+
+        def engine(*, voting: bool) -> consensus.Engine:
+            me = consensus.PublicKey(self.identity.public_key) if voting else None
+            records = [consensus.Record.decode(data[1:]) for data in recovered.records if data[:1] == VOTE_RECORD]
+            return consensus.Engine(
+                me=me, sign=gossip.sign, verify=transport.verify, state=rounds.state, records=records
+            )
+
+        revival = None
+        if problem is not None:
+            height = max(catchup.chain.height, *(status.height for status in gossip.statuses.values()), 0) + 2
+            revival = Revival(height, partial(engine, voting=True))
+            self.log.error(
+                "vote log not usable",
+                why=problem,
+                hint=f"observing until height {height} is decided, then voting again",
+            )
+        return Driver(
+            engine=engine(voting=problem is None),
+            vote_log=vote_log,
+            voice=gossip,
+            duties=rounds,
+            delays=self.delays,
+            log=get_logger(part="driver"),
+            revival=revival,
+        )
+
+    def _resume(self, rounds: Rounds, driver: Driver) -> None:
+        """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""
+        assert self.store is not None and self.genesis is not None
+        for data in self.vote_log.recovered.records:
+            if data[:1] == CONTRIBUTION_RECORD and int.from_bytes(data[1:9], "big") == rounds.state.height + 1:
+                envelope = transport.Envelope.decode(data[9:])
+                message = consensus.decode_message(
+                    consensus.Digest(self.genesis.chain_id),
+                    author=consensus.PublicKey(envelope.author),
+                    signature=consensus.Signature(envelope.signature),
+                    statement=envelope.statement,
+                    attachment=envelope.attachment,
+                )
+                if isinstance(message, consensus.Contribution):
+                    rounds.restore_contribution(message)
+        for proof in self.store.evidence_proofs():
+            driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))
+
+    def _hear(self, message: consensus.Message) -> None:
+        if isinstance(message, consensus.Contribution) and self.rounds is not None:
+            self.rounds.heard(message)
+
+    async def _reach(self, catchup: CatchUp, position: Position, target: int) -> Position:
+        """At least the height that our own disk has proven; then, for as long as peers are ahead, to where they are."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            assert self.gossip is not None
+            claimed = max((status.height for status in self.gossip.statuses.values()), default=0)
+            position = await catchup.advance(position, max(target, claimed))
+            reached = position.state.height >= target and position.state.height + 1 >= claimed
+            if reached and (time.monotonic() > deadline or not self.config.bootstrap):
+                return position
+            await trio.sleep(0.05 if reached else RETRY_SECONDS / 4)
+
+    async def _follow(self, catchup: CatchUp, rounds: Rounds) -> None:
+        """While running: who is behind for longer than a decision takes to arrive asks for what it lacks."""
+        gossip, behind_since = self.gossip, None
+        assert gossip is not None
+        while True:
+            await trio.sleep(FOLLOW_SECONDS)
+            claimed = max((status.height for status in gossip.statuses.values()), default=0)
+            if claimed <= rounds.state.height and rounds.known_height <= rounds.state.height:
+                behind_since = None
+                continue
+            behind_since = behind_since or time.monotonic()
+            if time.monotonic() - behind_since < PATIENCE_SECONDS:
+                continue
+            before = rounds.position()
+            after = await catchup.advance(before, max(claimed, rounds.known_height))
+            rounds.adopt(after)
+            if after.state.height == before.state.height:
+                rounds.known_height = rounds.state.height  # a claim that nobody could prove is forgotten
+                behind_since = None
+
+    async def _housekeep(self, rounds: Rounds) -> None:
+        """Small regular duties: the address book to disk, delays to the engine, members to the dialer."""
+        while True:
+            state = rounds.state
+            members = state.membership.current
+            self.delays.note_round_trips(p.rtt_seconds for p in self.swarm.peers() if p.rtt_seconds is not None)
+            self.swarm.members(members.members)
+            self.swarm.quorum(self.view.has_quorum())
+            with trio.move_on_after(BOOK_SECONDS / 30):
+                await rounds.changed.wait()
+            assert self.store is not None
+            saved = self.swarm.book.dump()
+            if saved != self.store.note("peers"):
+                await trio.to_thread.run_sync(self.store.put_note, "peers", saved)
+            await trio.sleep(1)
+
+    def bootstrap_failure(self) -> str | None:
+        """Why no bootstrap address answers, while none does."""
+        return next((f"cannot reach {address}: {why}; trying again" for address, why in self.failures.items()), None)
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                for line in self.view.farewell():
+                    self.log.info(line)
+                self.stopping.set()
+
+    async def _show(self) -> None:
+        """The line that another machine joins with, and the REPL where there is a terminal."""
+        self.log.info("listening", address=str(self.bound), node=self.identity.node_id, home=str(self.home))
+        if self.config.repl:
+            await trio.to_thread.run_sync(
+                partial(run_repl, Client(self.home), on_quit=lambda: None), abandon_on_cancel=True
+            )
+            self.stopping.set()
+
+    def _close(self) -> None:
+        """Everything agreed is on disk already; the trainer's own state is saved if that is quick."""
+        self.training.on = False
+        saved = False
+        if self.rounds is not None:
+            saved = self.worker.finish(
+                partial(self.rounds.parts.trainer.save, self._trainer_file()), timeout_seconds=SHUTDOWN_SECONDS_MAX
+            )
+        self.log.info("stopped", trainer_saved=saved)
+        if self.store is not None:
+            self.store.close()
+        if self.driver is not None:
+            self.vote_log.close()
+
+    def _trainer_file(self) -> Path:
+        self.home.trainer.mkdir(mode=0o700, exist_ok=True)
+        return self.home.trainer / "state.safetensors"

@@ -1,0 +1,301 @@
+"""What the operator sees of a node: the answers of the control socket, from memory, at any moment of the node's life.
+
+What it is: read-only descriptions, and the few commands that an operator may give. What it is not: a judge (``health``) or a renderer
+(``render``). The names of the fields are a contract (DESIGN section 6); scripts depend on them.
+"""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import transport
+from consensus import Purpose
+from p2pnode import __version__, health, logs
+from p2pnode.errors import UserError
+from p2pnode.wire import Role
+
+if TYPE_CHECKING:
+    from p2pnode.node import Node
+    from p2pnode.rounds import Rounds
+
+SCORE_HEIGHTS = 20  # a peer's score is the share of the last rounds that list a contribution of it
+Answer = Mapping[str, Any]
+
+
+class View:
+    """A node as its owner sees it (``control.ControlTarget``)."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    # --- reads ---------------------------------------------------------------------------------------------------------------------
+
+    def status(self) -> Answer:
+        node, rounds, driver = self._node, self._node.rounds, self._node.driver
+        verdict = self.health()
+        state = rounds.state if rounds is not None else node.genesis.state() if node.genesis is not None else None
+        committee = state.membership.current if state is not None else None
+        traffic = node.swarm.statistics()
+        training = node.training
+        return {
+            "verdict": verdict.verdict,
+            "reason": verdict.reason,
+            "node": node.identity.node_id,
+            "name": node.config.name or node.identity.node_id[:12],
+            "network": node.genesis.chain_id.hex() if node.genesis is not None else None,
+            "role": rounds.role().name.lower() if rounds is not None else "joining",
+            "height": state.height if state is not None else 0,
+            "view": driver.engine.view if driver is not None else 0,
+            "phase": self._phase(),
+            "model_root": state.model_root.hex() if state is not None else None,
+            "members": len(committee) if committee is not None else 0,
+            "members_reachable": self._members_reachable(),
+            "quorum": committee.quorum() if committee is not None else 0,
+            "peers": traffic.peers,
+            "training": {
+                "state": self._training_state(),
+                "until_height": training.until_height,
+                "step": training.step,
+                "steps": node.genesis.training.local_steps if node.genesis is not None else 0,
+            },
+            "loss": training.loss,
+            "loss_height": training.loss_height or None,
+            "validation_loss": training.validation_loss,
+            "listen": str(node.bound) if node.bound is not None else None,
+            "join": self.join_line(),
+            "version": __version__,
+            "parameters": node.genesis.model.parameters if node.genesis is not None else 0,
+            "tokens_total": training.tokens,
+            "bytes_sent_total": traffic.bytes_sent,
+            "bytes_received_total": traffic.bytes_received,
+            "compute_fraction": self._compute_fraction(),
+            "evidence": len(self.evidence()),
+            "refused": traffic.refused + (driver.counters.refused if driver is not None else 0),
+            "uptime_seconds": time.monotonic() - node.started,
+            "home": str(node.home),
+            "pid": node.pid,
+            "threads": node.config.threads or 1,
+            "contributions_last": len(rounds.recent[-1]) if rounds is not None and rounds.recent else 0,
+            "loop_lag_seconds_p99": node.lag.p99(),
+        }
+
+    def peers(self) -> list[Answer]:
+        rounds, gossip = self._node.rounds, self._node.gossip
+        heights = rounds.listed if rounds is not None else ()
+        listing = []
+        for peer in self._node.swarm.peers():
+            status = gossip.statuses.get(peer.key) if gossip is not None else None
+            listing.append(
+                {
+                    "node": peer.node_id,
+                    "address": str(peer.address),
+                    "direction": peer.direction,
+                    "role": status.role.name.lower() if status is not None else None,
+                    "height": status.height if status is not None else None,
+                    "model_root": status.model_root.hex() if status is not None else None,
+                    "score": sum(peer.key in listed for listed in heights) / len(heights) if heights else None,
+                    "reachable": peer.listens,
+                    "rtt_seconds": peer.rtt_seconds,
+                }
+            )
+        return sorted(listing, key=lambda row: str(row["node"]))
+
+    def rounds(self, last: int) -> list[Answer]:
+        store = self._node.store
+        return list(store.rounds(last)) if store is not None else []
+
+    def trace(self, height: int) -> Answer | None:
+        store = self._node.store
+        row = store.round(height) if store is not None else None
+        return {"height": height, "rows": trace_rows(row)} if row is not None else None
+
+    def log(self, last: int) -> list[Answer]:
+        return list(logs.recent(last))
+
+    def evidence(self) -> list[Answer]:
+        store = self._node.store
+        rows = store.evidence() if store is not None else []
+        return [{"node": transport.node_id(k), "kind": kind, "height": h, "view": v} for k, kind, h, v in rows]
+
+    # --- commands --------------------------------------------------------------------------------------------------------------------
+
+    async def train(self, rounds: int | None) -> Answer:
+        """Contribute, for ever or until height now + N."""
+        training = self._node.training
+        height = self._running().state.height
+        training.on, training.until_height = True, None if rounds is None else height + rounds
+        self._told()
+        return {"training": self._training_state(), "until_height": training.until_height}
+
+    async def pause(self) -> Answer:
+        """Stop contributing, never voting."""
+        self._running()
+        self._node.training.on = False
+        self._told()
+        return {"training": self._training_state()}
+
+    async def test(self) -> Answer:
+        """Announce a probe of the model's size and wait until a block lists it: the whole path, timed, the model unchanged."""
+        rounds = self._running()
+        began = time.monotonic()
+        height = await rounds.probe()
+        announced = time.monotonic() - began
+        with trio.move_on_after(rounds.parts.genesis.round_seconds_max * 2):
+            while rounds.state.height < height:
+                await rounds.changed.wait()
+        row = self._node.store.round(height) if self._node.store is not None else None
+        if row is None:
+            raise UserError(
+                "the probe was not listed in time", "p2pnode status says whether the network makes progress"
+            )
+        return {
+            "height": height,
+            "listed": row["probes"] > 0,
+            "payload_bytes": rounds.pool_payload_bytes,
+            "model_root": row["model_root"],
+            "seconds": {"announce": announced, **row["seconds"], "all": time.monotonic() - began},
+        }
+
+    async def evaluate(self) -> Answer:
+        """Held-out loss of the agreed model, computed once for each model."""
+        rounds, training = self._running(), self._node.training
+        state, replica = rounds.state, rounds.replica
+        if training.validation_root != state.model_root:
+            loss = await self._node.worker.run(partial(rounds.parts.trainer.evaluate, replica))
+            training.validation_loss, training.validation_root = loss, state.model_root
+        return {
+            "height": state.height,
+            "model_root": state.model_root.hex(),
+            "validation_loss": training.validation_loss,
+        }
+
+    async def stop(self) -> Answer:
+        self._node.stopping.set()
+        return {"stopping": True}
+
+    # --- lines and verdicts ------------------------------------------------------------------------------------------------------------
+
+    def join_line(self) -> str | None:
+        """The exact line with which another machine joins; ``None`` before this node listens."""
+        address = self._node.config.announce or self._node.bound
+        return f"p2pnode start --bootstrap {address}" if address is not None else None
+
+    def farewell(self) -> list[str]:
+        """What stopping this node means for the others."""
+        rounds = self._node.rounds
+        if rounds is None or rounds.role() is not Role.MEMBER or len(rounds.state.membership.current) == 1:
+            return []
+        remaining, committee = self._members_reachable() - 1, rounds.state.membership.current
+        return [f"{remaining} of {len(committee)} members remain, {committee.quorum()} needed"]
+
+    def has_quorum(self) -> bool:
+        rounds = self._node.rounds
+        return rounds is not None and self._members_reachable() >= rounds.state.membership.current.quorum()
+
+    def health(self) -> health.Health:
+        node, rounds, driver = self._node, self._node.rounds, self._node.driver
+        if rounds is None or driver is None:
+            return health.Health(health.DEGRADED, self._starting())
+        gossip = rounds.parts.gossip
+        committee = rounds.state.membership.current
+        claimed = max((status.height for status in gossip.statuses.values()), default=0)
+        learning = any(status.learning for status in gossip.statuses.values())
+        usual = frozenset[bytes]().union(*rounds.recent) if rounds.recent else frozenset[bytes]()
+        return health.judge(
+            health.Facts(
+                members=len(committee),
+                members_reachable=self._members_reachable(),
+                quorum=committee.quorum(),
+                is_member=rounds.role() is Role.MEMBER,
+                cannot_vote=driver.cannot_vote,
+                diverged=rounds.diverged,
+                syncing=node.catchup.doing if node.catchup is not None else None,
+                behind=max(0, claimed - rounds.state.height),
+                bootstrap_failure=node.bootstrap_failure(),
+                peers=len(node.swarm.peers()),
+                anybody_training=learning or node.training.wants(rounds.state.height + 1),
+                contributors=len(rounds.recent[-1]) if rounds.recent else 0,
+                contributors_usual=len(usual),
+            )
+        )
+
+    def _starting(self) -> str:
+        node = self._node
+        if node.catchup is not None and node.catchup.doing is not None:
+            return node.catchup.doing
+        if node.genesis is None:
+            failure = node.bootstrap_failure()
+            return f"joining: {failure or 'asking the bootstrap peer'}"
+        return "starting"
+
+    def _phase(self) -> str:
+        """Where the open height stands here: learn, collect, propose, prepare or commit."""
+        rounds, driver = self._node.rounds, self._node.driver
+        if rounds is None or driver is None:
+            return "start"
+        if not driver.engine.idle:
+            return driver.engine.phase
+        own = rounds.pool.own(self._node.identity.public_key, Purpose.UPDATE)
+        return "collect" if own is not None or not rounds.training.wants(rounds.pool.height) else "learn"
+
+    def _training_state(self) -> str:
+        training, rounds = self._node.training, self._node.rounds
+        if not training.on:
+            return "paused"
+        if rounds is None or not rounds.synced:
+            return "waiting"
+        return "training" if training.wants(rounds.state.height + 1) else "idle"
+
+    def _compute_fraction(self) -> float | None:
+        training, rounds = self._node.training, self._node.rounds
+        if rounds is None or training.first_step is None or rounds.timings.last_decision is None:
+            return None
+        elapsed = rounds.timings.last_decision - training.first_step
+        return min(1.0, training.seconds / elapsed) if elapsed > 0 else None
+
+    def _members_reachable(self) -> int:
+        rounds = self._node.rounds
+        if rounds is None:
+            return 0
+        here: set[bytes] = {peer.key for peer in self._node.swarm.peers()} | {self._node.identity.public_key}
+        return sum(member in here for member in rounds.state.membership.current.members)
+
+    def _running(self) -> "Rounds":
+        rounds = self._node.rounds
+        if rounds is None:
+            raise UserError("this node is not part of the network yet", self._starting())
+        return rounds
+
+    def _told(self) -> None:
+        rounds = self._running()
+        rounds.tell_status()
+        rounds.changed.fire()
+
+
+def trace_rows(row: Mapping[str, Any]) -> list[Answer]:
+    """The nine steps of one gradient (DESIGN section 2), with what came out of each and how long it took here."""
+    seconds = row["seconds"]
+
+    def line(step: str, where: str, value: str, took: str | None) -> Answer:
+        return {
+            "step": step,
+            "where": where,
+            "value": value,
+            "seconds": seconds.get(took) if took is not None else None,
+        }
+
+    loss = f"loss {row['loss']:.4f}" if row["loss"] is not None else "not by this node"
+    return [
+        line("draw", "model/data", "the batch of (network, height, node)", None),
+        line("learn", "model/trainer", loss, "learn"),
+        line("shrink", "model/compression", "payload, part of learn", None),
+        line("announce", "p2pnode/rounds", "listed" if row["listed"] else "not listed", None),
+        line("propose", "p2pnode/rounds", f"{row['contributions']} contributions by {row['proposer'][:12]}", "propose"),
+        line("prepare", "consensus", f"root {row['model_root'][:16]} recomputed", "fetch_and_check"),
+        line("commit", "consensus", f"view {row['view']}", "commit"),
+        line("decide", "p2pnode/store", f"block {row['block'][:16]}", "agree"),
+        line("apply", "model/outer", f"M({row['height']})", "apply"),
+    ]
