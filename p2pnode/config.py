@@ -11,6 +11,7 @@ import difflib
 import ipaddress
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,11 @@ class Config:
         """Whether a person chose this value. A joiner compares only given values with the genesis."""
         return self.origin(key) != "default"
 
+    @property
+    def opens_repl(self) -> bool:
+        """Whether ``start`` opens the prompt: as chosen, or else where a person sits at a terminal."""
+        return sys.stdin.isatty() and sys.stdout.isatty() if self.repl is None else self.repl
+
     def shown(self) -> dict[str, tuple[object, Origin]]:
         """Every setting as plain JSON with its origin, for ``config show``."""
         return {key: (_json_value(getattr(self, key)), self.origin(key)) for key in ("home", *SETTINGS)}
@@ -100,7 +106,7 @@ def load_config(flags: Mapping[str, object] | None = None, *, environ: Mapping[s
 
     Raises ``UserError`` for the first value that is wrong, with its place.
     """
-    given_flags = {k: v for k, v in (flags or {}).items() if v is not None and v != []}
+    given_flags = {k: v for k, v in (flags or {}).items() if v not in (None, [], ())}
     home, home_origin = _home(given_flags.pop("home", None), environ)
     _refuse_misspelt_variables(environ)
     values: dict[str, Any] = {}

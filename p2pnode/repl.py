@@ -33,20 +33,30 @@ LAST = 20  # rounds and log lines: what fits a screen
 
 
 def run_repl(client: Client, *, on_quit: Callable[[], object] | None = None) -> None:
-    """Run the prompt until the user leaves or the node ends. ``on_quit`` is called only if the user left."""
-    Repl(client, on_quit=on_quit).run()
+    """Run the prompt until the user leaves or the node ends; ``on_quit`` is called only if the user left."""
+    if not Repl(client).run():
+        _say("the node has ended")
+    elif on_quit is not None:
+        on_quit()
+    else:
+        _say("the node runs on; p2pnode stop ends it")
 
 
 async def run_repl_in_thread(client: Client, *, on_quit: Callable[[], object]) -> None:
-    """The prompt inside ``start``: a thread of its own, ended and the terminal restored when this task is cancelled."""
+    """The prompt inside ``start``: a thread of its own, ended and the terminal restored when this task is cancelled.
+
+    ``on_quit`` is called in this task, so that it may set a ``trio.Event``.
+    """
     import trio
 
-    repl = Repl(client, on_quit=on_quit)
+    repl = Repl(client)
     try:
-        await trio.to_thread.run_sync(repl.run, abandon_on_cancel=True)
+        left = await trio.to_thread.run_sync(repl.run, abandon_on_cancel=True)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(repl.close)
+    if left:
+        on_quit()
 
 
 def execute(client: Client, line: str) -> str:
@@ -67,17 +77,16 @@ def execute(client: Client, line: str) -> str:
 class Repl:
     """One prompt on this process's terminal."""
 
-    def __init__(self, client: Client, *, on_quit: Callable[[], object] | None = None) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._on_quit = on_quit
         self._closing = threading.Event()
         self._ended = threading.Event()
         self._application: Application[str] | None = None
         self._brief = ""
         self._node_ended = False
 
-    def run(self) -> None:
-        """Read and carry out lines until the user leaves, the node ends or ``close`` is called."""
+    def run(self) -> bool:
+        """Read and carry out lines; True if the user left, False if the node ended or ``close`` was called."""
         try:
             if sys.stdin.isatty():
                 self._run_prompt()
@@ -85,10 +94,7 @@ class Repl:
                 self._run_lines()
         finally:
             self._ended.set()
-        if self._node_ended:
-            _say("the node has ended")
-        elif not self._closing.is_set():
-            self._leave()
+        return not (self._node_ended or self._closing.is_set())
 
     def close(self) -> None:
         """End the prompt from any thread and wait until the terminal is itself again."""
@@ -141,15 +147,6 @@ class Repl:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
         return True
-
-    def _leave(self) -> None:
-        if self._on_quit is None:
-            _say("the node runs on; p2pnode stop ends it")
-            return
-        try:
-            self._on_quit()
-        except UserError:
-            pass  # it has ended already, which is what was asked for
 
     def _watch(self) -> None:
         """Keep the line under the prompt young, and notice the end of the node."""

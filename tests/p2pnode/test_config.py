@@ -71,6 +71,16 @@ def test_flags_of_a_list_and_a_switch(home: Home) -> None:
     assert config.train is False
 
 
+def test_the_prompt_opens_where_chosen_or_at_a_terminal(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opens(**flags: object) -> bool:
+        return load_config({"home": home.path, **flags}, environ={}).opens_repl
+
+    assert [opens(), opens(repl=True), opens(repl=False)] == [False, True, False]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert [opens(), opens(repl=True), opens(repl=False)] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message", "hint"),
     [
@@ -140,11 +150,28 @@ def test_endpoints_that_are_right_read_back(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":1", "a", "a:", "a:b", "a:65536", "a:-1", "a: 1", "1.2.3:1", "256.1.1.1:1", "[1.2.3.4]:1", "[::1]", "::1:1"]
-    + ["[::1]:", "[::g]:1", "-a:1", "a-:1", "a..b:1", "a b:1", f"{'a' * 64}:1", "a:1\n", "http://a:1", "a/b:1", "a:١"],
+    [
+        *(
+            "",
+            ":1",
+            "a",
+            "a:",
+            "a:b",
+            "a:65536",
+            "a:-1",
+            "a: 1",
+            "1.2.3:1",
+            "256.1.1.1:1",
+            "[1.2.3.4]:1",
+            "[::1]",
+            "::1:1",
+        ),
+        *("[::1]:", "[::g]:1", "-a:1", "a-:1", "a..b:1", "a b:1", f"{'a' * 64}:1", "a:1\n", "http://a:1", "a/b:1"),
+        "a:\u0661",  # a digit to str.isdigit, and none of ours
+    ],
 )
 def test_endpoints_that_are_wrong_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"HOST|port|brackets|address|name"):
         parse_endpoint(text)
 
 

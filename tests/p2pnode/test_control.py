@@ -1,7 +1,6 @@
 """The control socket as raw HTTP: private, bounded, and never in the way of the node."""
 
 import json
-import os
 import socket
 import stat
 
@@ -72,7 +71,8 @@ def test_a_read_is_json(node: RunningNode) -> None:
     ],
 )
 def test_a_refusal_says_why_and_what_next(node: RunningNode, request_bytes: bytes, status: int, error: str) -> None:
-    assert (lambda s, a: (s, a["error"], set(a)))(*ask(node, request_bytes)) == (status, error, {"error", "hint"})
+    found, answer = ask(node, request_bytes)
+    assert (found, answer["error"], set(answer)) == (status, error, {"error", "hint"})
     assert node.target.calls in ([], ["test"])
 
 
@@ -120,7 +120,7 @@ async def test_a_dead_processs_socket_is_replaced_and_none_is_left(home: Home) -
 async def test_a_socket_that_cannot_be_bound_is_one_line(home: Home) -> None:
     place = home.place_control_socket()
     place.mkdir()
-    with pytest.raises(SetUpError, match="control socket .*: is a directory"):
+    with pytest.raises(SetUpError, match=r"control socket .*: is a directory"):
         await serve_control(Target(), home)
 
 
@@ -140,4 +140,4 @@ async def test_ending_waits_for_no_request(home: Home) -> None:
         await trio.to_thread.run_sync(target.testing.wait)
         nursery.cancel_scope.cancel()
     assert answers == ["_NodeEnded"]
-    assert os.listdir(home.path) == []
+    assert list(home.path.iterdir()) == []

@@ -3,7 +3,6 @@
 import errno
 import io
 import json
-import os
 import stat
 import sys
 import threading
@@ -131,4 +130,4 @@ def test_a_log_that_cannot_be_written_is_one_line(home: Home) -> None:
     home.log.mkdir()
     with pytest.raises(Exception, match=r"p2pnode\.log: is a directory"), logging_to(home, "info"):
         pass
-    assert os.listdir(home.path) == ["p2pnode.log"]
+    assert list(home.path.iterdir()) == [home.log]
