@@ -17,10 +17,11 @@ from transport import limits
 from transport.address import Address
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction
-from transport.framing import FrameDecoder, Kind, encode_frame
+from transport.framing import BULK_KINDS, FrameDecoder, Kind, encode_frame
 from transport.handshake import Bye, Peer, decode_bye, encode_bye
 from transport.identity import PublicKey, short_id
 from transport.outbox import Outbox
+from transport.ratelimit import TokenBucket
 
 _NONCE: Final = struct.Struct(">Q")
 Receive = Callable[[int, bytes], Awaitable[None]]
@@ -38,7 +39,7 @@ class Traffic:
 class Shaken:
     """A stream whose both ends have accepted each other."""
 
-    stream: trio.SSLStream[trio.SocketStream]
+    stream: trio.SSLStream[trio.abc.Stream]
     decoder: FrameDecoder
     key: PublicKey
     leaf_hash: bytes
@@ -60,6 +61,9 @@ class Connection:
         self._outbox = outbox
         self._traffic = traffic
         self._scope = trio.CancelScope()
+        self._bucket = TokenBucket(
+            per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
+        )
         self._waiting_since: float | None = None
         self._pings_sent = 0
         self._ping_sent_at = 0.0
@@ -112,6 +116,8 @@ class Connection:
         decoder = self.shaken.decoder
         while True:
             for kind, body in decoder:
+                if kind not in BULK_KINDS:
+                    await self._throttle()
                 match kind:
                     case Kind.PING:
                         self._outbox.push(encode_frame(Kind.PONG, body))
@@ -130,6 +136,12 @@ class Connection:
                 return
             self._traffic.received += len(data)
             decoder.feed(bytes(data))
+
+    async def _throttle(self) -> None:
+        """A peer that pushes faster than its share is read more slowly; it is not punished."""
+        if not self._bucket.take(trio.current_time()):
+            await trio.sleep(self._bucket.seconds_until())
+            self._bucket.take(trio.current_time())
 
     async def _write(self) -> None:
         while not self.is_retired:

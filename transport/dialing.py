@@ -41,6 +41,7 @@ class Target:
     failures: int = 0
     at: float = 0.0
     is_dialing: bool = False
+    connected_at: float = 0.0
 
 
 class DialPlan:
@@ -73,7 +74,7 @@ class DialPlan:
 
     def due(self, now: float, connected: Collection[bytes]) -> list[Target]:
         """What to dial now, marked as being dialed; never a node that is connected or being dialed already."""
-        busy = {t.key for t in self._targets.values() if t.is_dialing and t.key is not None}
+        busy: set[PublicKey] = set()
         room = limits.DIALS_MAX - sum(t.is_dialing for t in self._targets.values())
         chosen: list[Target] = []
         for target in sorted(self._wanted(connected), key=lambda t: t.at):
@@ -97,8 +98,7 @@ class DialPlan:
         """Connected. While it lasts the target is left alone, by its key."""
         target.is_dialing = False
         target.key = key
-        target.failures = 0
-        target.at = now
+        target.connected_at = target.at = now
 
     def failed(self, target: Target, failure: DialFailure, *, now: float, alone: bool) -> bool:
         """Wait before the next try; True where the target is given up and should be forgotten.
@@ -117,16 +117,16 @@ class DialPlan:
             return True
         if target.is_bootstrap:
             target.key = None
-        delay = min(limits.BACKOFF_SECONDS * 2.0 ** min(target.failures - 1, 20), self._cap(target, alone=alone))
-        target.at = now + delay * self._rng.uniform(0.5, 1.0)
+        self._back_off(target, now=now, alone=alone)
         return False
 
     def lost(self, key: bytes, now: float) -> None:
         """A connection ended: dial again soon, not at once, so that both ends do not meet in the middle."""
         for target in self._targets.values():
             if target.key == key and not target.is_dialing:
-                target.failures = 0
-                target.at = now + self._rng.uniform(0.0, limits.BACKOFF_SECONDS)
+                lasted = now - target.connected_at >= limits.LASTING_SECONDS
+                target.failures = 1 if lasted else target.failures + 1
+                self._back_off(target, now=now, alone=False)
 
     def set_members(self, members: Collection[bytes], now: float) -> None:
         self._members = frozenset(members)
@@ -147,13 +147,19 @@ class DialPlan:
                 if target.key in self._members:
                     target.at = min(target.at, now + self._rng.uniform(0.5, 1.0) * limits.BACKOFF_QUORUM_SECONDS_MAX)
 
+    def _back_off(self, target: Target, *, now: float, alone: bool) -> None:
+        doubled = limits.BACKOFF_SECONDS * 2.0 ** min(target.failures - 1, 20)
+        target.at = now + min(doubled, self._cap(target, alone=alone)) * self._rng.uniform(0.5, 1.0)
+
     def _wanted(self, connected: Collection[bytes]) -> list[Target]:
+        """Targets that may be dialed once their time has come."""
+        busy = {t.key for t in self._targets.values() if t.is_dialing and t.key is not None}
         is_full = len(connected) >= limits.OUTBOUND_PEERS_MAX
         return [
             t
             for t in self._targets.values()
             if not t.is_dialing
-            and (t.key is None or t.key not in connected)
+            and (t.key is None or (t.key not in connected and t.key not in busy))
             and (t.is_bootstrap or t.key in self._members or not is_full)
         ]
 

@@ -6,10 +6,10 @@ out as one DialError with a class and a reason, and the stream is closed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
@@ -28,7 +28,7 @@ from transport.peerbook import PeerRecord
 from transport.statement import ChainId
 from transport.tls import TlsIdentity, TlsPeer, peer_of
 
-TlsStream = trio.SSLStream[trio.SocketStream]
+TlsStream = trio.SSLStream[trio.abc.Stream]
 
 
 class DialError(Exception):
@@ -69,7 +69,7 @@ class Introduction:
     admit: Admit
 
 
-async def establish(tcp: trio.SocketStream, intro: Introduction, *, is_client: bool) -> Shaken:
+async def establish(tcp: trio.abc.Stream, intro: Introduction, *, is_client: bool) -> Shaken:
     """Raises DialError, having closed the stream; cancelled, it closes it too."""
     context = intro.tls.client if is_client else intro.tls.server
     stream = trio.SSLStream(tcp, context, server_side=not is_client, https_compatible=True)
@@ -150,7 +150,7 @@ async def _say_bye(stream: TlsStream, refused: Refused) -> None:
         pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def _deadline(name: str, seconds: float, step: str, *, key: PublicKey | None = None) -> Iterator[None]:
     try:
         with trio.fail_after(seconds):

@@ -87,6 +87,9 @@ BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is co
 BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum (DESIGN.md 4)
 BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise (DESIGN.md 4)
 BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
+LASTING_SECONDS: Final = (
+    10.0  # a connection that ends sooner counts as a failed dial: a peer that hangs up is not rung at once
+)
 DIAL_TRIES_MAX: Final = 16  # then an address that is neither a member's nor a bootstrap's is forgotten
 HEAD_START_SECONDS: Final = 0.3  # the lower node id dials first, so that most pairs never dial each other twice
 DIAL_TARGETS_MAX: Final = 4096  # the book's entries and the bootstrap addresses

@@ -21,14 +21,13 @@ from transport.connection import Connection, Shaken
 from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo
-from transport.framing import APPLICATION_KIND_MIN, BULK_KINDS, Kind
+from transport.framing import APPLICATION_KIND_MIN, Kind
 from transport.identity import node_id, short_id
 from transport.inbox import Inbox
 from transport.log import Log
 from transport.outbox import Outbox
 from transport.peerbook import PeerRecord
 from transport.pex import PexExchange, encode_response
-from transport.ratelimit import TokenBucket
 from transport.requests import RequestHandler, Requests
 from transport.statement import ChainId
 
@@ -67,9 +66,8 @@ class Session:
         self._listens = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._traffic = TokenBucket(
-            per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
-        )
+        self._started = trio.Event()
+        self._latest = shaken
 
     @property
     def active(self) -> Connection | None:
@@ -77,14 +75,20 @@ class Session:
         return next((c for c in reversed(self.connections) if not c.is_retired), None)
 
     @property
-    def direction(self) -> Direction:
-        current = self.active or self.connections[-1] if self.connections else None
-        return "inbound" if current is None else current.shaken.direction
-
-    @property
     def scope(self) -> Scope:
         """Where it is connected from: decides which addresses it may hear of."""
-        return self.connections[-1].shaken.remote.scope if self.connections else Scope.GLOBAL
+        return self._latest.remote.scope
+
+    def add(self, connection: Connection) -> None:
+        self.connections.append(connection)
+
+    @property
+    def direction(self) -> Direction:
+        """Of the connection that is written to, or was last."""
+        active = self.active
+        if active is not None:
+            self._latest = active.shaken
+        return self._latest.direction
 
     def info(self) -> PeerInfo:
         active = self.active
@@ -98,13 +102,13 @@ class Session:
         self._address = address
         self._listens = True
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Handlers and the blob server of this peer, until `end`."""
         with self._scope:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self._started.set()
                 nursery.start_soon(self._server.run)
-                task_status.started()
 
     def end(self, reason: str) -> None:
         """Nothing more will come or go: everybody who waits for this peer is told so."""
@@ -113,18 +117,14 @@ class Session:
         self._scope.cancel()
 
     async def receive(self, kind: int, body: bytes) -> None:
-        """One frame. Raises Malformed or RemoteFault where the peer broke a rule; waits where it is too fast."""
-        if kind not in BULK_KINDS and not self._traffic.take(trio.current_time()):
-            await trio.sleep(self._traffic.seconds_until())
-            self._traffic.take(trio.current_time())
+        """One frame. Raises Malformed or RemoteFault where the peer broke a rule; waits while the node is behind."""
         match kind:
             case Kind.LEAF:
                 self.blobs.on_leaf(body)
             case Kind.ENVELOPE:
                 await self._on_envelope(body)
             case Kind.REQUEST:
-                if self._nursery is not None and not self._scope.cancel_called:
-                    self.requests.on_request(body, self._nursery)
+                await self._on_request(body)
             case Kind.RESPONSE:
                 self.requests.on_response(body)
             case Kind.HASHES_WANTED | Kind.LEAVES_WANTED:
@@ -152,6 +152,12 @@ class Session:
         """Unless an answer is outstanding."""
         if (frame := self.pex.ask()) is not None:
             self.outbox.push(frame)
+
+    async def _on_request(self, body: bytes) -> None:
+        if self._nursery is None:
+            await self._started.wait()
+        if self._nursery is not None and not self._scope.cancel_called:
+            self.requests.on_request(body, self._nursery)
 
     async def _on_envelope(self, body: bytes) -> None:
         """Look up, then decode, then verify: a copy costs a hash, and only a wrong signature is proof of a lie."""

@@ -244,7 +244,11 @@ class Swarm:
 
     async def _incoming(self, tcp: trio.SocketStream) -> None:
         """One connection that somebody made to us, from accept to end."""
-        remote = _address(tcp.socket.getpeername())
+        try:
+            remote = _address(tcp.socket.getpeername())
+        except OSError:  # it has gone already
+            await trio.aclose_forcefully(tcp)
+            return
         total, from_host = self._half_open.total(), self._half_open[remote.host]
         is_greedy = remote.scope is Scope.GLOBAL and from_host >= limits.HANDSHAKES_PER_HOST_MAX
         if total >= limits.HANDSHAKES_MAX or is_greedy:
@@ -300,7 +304,7 @@ class Swarm:
             self.log.info("peer_connected", peer=connection.name, direction=shaken.direction)
             self.inbox.put_nowait(session.key, PeerConnected(session.info()))
             session.ask_for_peers()
-        self._has_news.set()
+            self._has_news.set()
         self._dial_changed.set()
         return connection
 
@@ -310,7 +314,7 @@ class Swarm:
         Both ends come to the same choice. Dialed by the same end, the newer stays: the dialer knows the old is gone.
         """
         old = session.active
-        session.connections.append(new)
+        session.add(new)
         if old is None:
             return
         lower_is_me = self.identity.node_id < session.node_id
@@ -434,7 +438,11 @@ class Swarm:
             raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
         except OSError as error:
             raise DialError(name, *_connect_failure(error)) from None
-        remote = _address(tcp.socket.getpeername())
+        try:
+            remote = _address(tcp.socket.getpeername())
+        except OSError:
+            await trio.aclose_forcefully(tcp)
+            raise DialError(name, DialFailure.CLOSED, "it closed the connection at once") from None
         return await establish(tcp, self._introduction(tcp, remote, expected=target.key), is_client=True)
 
     def _dial_failed(self, target: Target, error: DialError) -> None:
@@ -482,6 +490,8 @@ class Swarm:
 
     def _take_record(self, session: Session, shaken: Shaken) -> None:
         """A peer's own record, from its HELLO."""
+        if shaken.direction == "outbound":
+            session.listens_at(shaken.remote)
         record = shaken.said.record
         if record is None or not may_hear(record.address.scope, shaken.remote.scope):
             return
@@ -497,8 +507,9 @@ class Swarm:
     def _add_record(self, record: PeerRecord) -> None:
         if self.book.add(record, chain_id=self._chain_id, now=time.time()):
             self._plan.offer(record.address, key=record.key, now=trio.current_time())
-            self._has_news.set()
             self._dial_changed.set()
+            if record.key in self._sessions:
+                self._has_news.set()
 
     def _own_record(self, local: Address, scope: Scope) -> PeerRecord | None:
         """The record of this node to show on a connection whose own end is `local`, from `scope`."""
