@@ -11,13 +11,14 @@ one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``
 For editors: no figure is computed here that a node could be asked for.
 """
 
-from p2pnode.localnet.options import ATTACKS, LocalnetOptions
+from p2pnode.localnet.options import ATTACKS, LocalnetOptions, check_options
 
 __all__ = ["ATTACKS", "LocalnetOptions", "run_localnet"]
 
 
 def run_localnet(options: LocalnetOptions) -> int:
     """Run the network to its verdict and return the exit code. Raises UserError for options that cannot work."""
+    check_options(options)
     from p2pnode.localnet.harness import run
 
     return run(options)

@@ -26,7 +26,7 @@ from p2pnode import genesis
 from p2pnode.errors import ExitCode
 from p2pnode.localnet import display, kills, verdict
 from p2pnode.localnet.founding import found
-from p2pnode.localnet.options import LocalnetOptions, check_options
+from p2pnode.localnet.options import LocalnetOptions
 from p2pnode.localnet.processes import Fleet, Node, leftovers, open_fleet, tracebacks
 from p2pnode.localnet.questions import Questions
 from p2pnode.localnet.readings import EvidenceRow, Status
@@ -42,8 +42,7 @@ EVALUATE_SECONDS_MAX = 600.0
 
 
 def run(options: LocalnetOptions) -> int:
-    """Run the network to its verdict, show it, and return the exit code."""
-    check_options(options)
+    """Run the network to its verdict, show it, and return the exit code. ``options`` were checked."""
     with _directory(options) as (directory, temporary):
         outcome = trio.run(_run_or_interrupt, options, directory, temporary)
     if outcome is None:
