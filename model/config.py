@@ -6,7 +6,7 @@ only (a decimal stays a string), so that their canonical JSON is the same on eve
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, Self
@@ -29,6 +29,7 @@ class ModelConfig:
     context: int
     rope_base: int = 10_000
     norm_epsilon: str = "0.00001"
+    initial_gain: int = 1  # of the norms before a layer; model/initial.py says what it is good for
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -39,6 +40,7 @@ class ModelConfig:
         _between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
         _between("context", self.context, 8, limits.CONTEXT_MAX)
         _between("rope_base", self.rope_base, 2, 10**9)
+        _between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
         _decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError("width must be heads times an even head size", "for example width 128 with 4 heads")
@@ -149,7 +151,7 @@ def _from_file(path: Path) -> ModelConfig:
         raise ConfigError(f"{path}: not JSON ({error})", _FILE_HINT) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object", _FILE_HINT)
-    defaults: dict[str, object] = {"rope_base": 10_000, "norm_epsilon": "0.00001"}
+    defaults = {field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING}
     return ModelConfig.from_dict(defaults | values)
 
 
@@ -189,7 +191,17 @@ def _decimal_between(name: str, value: str, low: str, high: str) -> None:
 
 # Below the helpers, because each entry validates itself as the module is imported.
 PRESETS: Final[Mapping[str, ModelConfig]] = {
-    "tiny": ModelConfig(width=128, layers=6, heads=4, key_value_heads=2, feed_forward=352, context=128),
+    # docs/experiments.md has what was tried for tiny, and the figures
+    "tiny": ModelConfig(
+        width=128,
+        layers=6,
+        heads=4,
+        key_value_heads=2,
+        feed_forward=352,
+        context=128,
+        rope_base=100,
+        initial_gain=4,
+    ),
     "small": ModelConfig(width=384, layers=6, heads=6, key_value_heads=2, feed_forward=1024, context=256),
     "base": ModelConfig(width=768, layers=12, heads=12, key_value_heads=4, feed_forward=2048, context=1024),
     "1b": ModelConfig(width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048),

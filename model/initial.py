@@ -3,6 +3,11 @@
 A value is k * m * 2^-s: k an odd 17-bit integer from Philox in counter mode, uniform and symmetric about zero, m an 8-bit
 integer. k * m fits the 24 bits of a float32, so each value is exact and no rounding mode, library or processor enters.
 A consensus rule: any change here is another network.
+
+`initial_gain` g: the gains of the norms before attention and feed-forward start at g, and the matrices that read from
+them at 1/g of their usual size, so the first model computes the same function. But AdamW moves every value by about the
+rate, however large it is, so those matrices turn g times as fast. A narrow model bears, and at a fixed rate needs, more
+than a wide one (the best rate falls with the width: Yang et al. 2022, "Tensor Programs V").
 """
 
 import hashlib
@@ -24,7 +29,7 @@ def initial_parameters(config: ModelConfig, seed: int) -> NDArray[np.float32]:
     for place in layout.tensors:
         values = flat[place.offset : place.offset + place.count]
         if len(place.shape) == 1:
-            values[:] = 1.0  # the gain of a norm
+            values[:] = 1 if place.name == "model.norm.weight" else config.initial_gain
         else:
             mantissa, shift = _bound(config, place)
             np.multiply(odd_integers(seed, place.name, place.count), mantissa, out=values, casting="unsafe")
@@ -42,12 +47,15 @@ def odd_integers(seed: int, name: str, count: int) -> NDArray[np.int32]:
 
 def _bound(config: ModelConfig, place: TensorPlace) -> tuple[int, int]:
     """(m, s): |value| < m * 2^(16-s). The deviation of a uniform value is its bound divided by the root of three."""
+    # deviation 1 / sqrt(width), so a bound of sqrt(3 / width), for what reads the stream or is it (the embedding)
     fan_in = place.shape[1]
-    # deviation 1 / sqrt(fan_in), so a bound of sqrt(3 / fan_in); projections back into the residual stream smaller, by
-    # the root of their number, so that the stream's variance does not grow with depth (Radford et al. 2019)
-    residual = place.name.endswith(("o_proj.weight", "down_proj.weight"))
-    square = (3, fan_in * 2 * config.layers) if residual else (3, fan_in)
-    return eight_bit_root(*square)
+    if place.name.endswith(("o_proj.weight", "down_proj.weight")):
+        # Back into the stream: smaller by the root of their number, so that the stream's variance does not grow with
+        # depth (Radford et al. 2019).
+        return eight_bit_root(3, fan_in * 2 * config.layers)
+    if place.name == "model.embed_tokens.weight":
+        return eight_bit_root(3, fan_in)
+    return eight_bit_root(3, fan_in * config.initial_gain**2)
 
 
 def eight_bit_root(numerator: int, denominator: int) -> tuple[int, int]:

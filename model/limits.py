@@ -29,6 +29,7 @@ LAYERS_MAX: Final = 256
 HEADS_MAX: Final = 256
 FEED_FORWARD_MAX: Final = 65536
 CONTEXT_MAX: Final = 1 << 17
+INITIAL_GAIN_MAX: Final = 64  # beyond, AdamW's first step is larger than the weights
 LOCAL_STEPS_MAX: Final = 10_000
 BATCH_MAX: Final = 4096
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text

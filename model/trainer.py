@@ -152,10 +152,19 @@ class Trainer:
         norm = torch.linalg.vector_norm(self._flat.gradient)
         self._flat.gradient.mul_((float(self.training.clip) / (norm + 1e-6)).clamp(max=1.0))
         self.steps += 1
+        self._decay_matrices()
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.step()
         return total
+
+    def _decay_matrices(self) -> None:
+        """AdamW's decoupled decay (Loshchilov and Hutter 2019), but not of the gains, which scale and do not select."""
+        kept = 1.0 - self._rate() * float(self.training.weight_decay)
+        with torch.no_grad():
+            for weight in self._flat.weights.values():
+                if weight.dim() > 1:
+                    weight.mul_(kept)
 
     def _rate(self) -> float:
         """Constant after a linear warm-up: the network has no last round to anneal towards."""
@@ -168,7 +177,7 @@ class Trainer:
             lr=float(self.training.inner_rate),
             betas=(float(self.training.beta_first), float(self.training.beta_second)),
             eps=_EPSILON,
-            weight_decay=float(self.training.weight_decay),
+            weight_decay=0.0,  # see _decay_matrices: the buffer is one parameter to the optimizer
             fused=True,  # seven times faster than the default on a CPU
         )
 
