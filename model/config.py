@@ -134,6 +134,15 @@ class TrainingConfig:
         return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
 
+def check_together(config: ModelConfig, training: TrainingConfig) -> None:
+    """Raises ConfigError where this model cannot be trained so. For founders: a genesis holds both."""
+    if training.sequence > config.context:
+        raise ConfigError(
+            f"the model's context is {config.context}, but it is trained on {training.sequence} bytes at a time",
+            f"a size needs a context of at least {training.sequence}",
+        )
+
+
 CODECS: Final[Mapping[str, int]] = {"dense-int8": 1}  # name -> the id in a contribution and in a payload's header
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import trainer_state
-from model.config import ModelConfig, TrainingConfig
+from model.config import ModelConfig, TrainingConfig, check_together
 from model.data import Corpus
 from model.error_feedback import ErrorFeedback
 from model.errors import NonFiniteError
@@ -56,7 +56,8 @@ class Trainer:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
-        assert corpus.sequence == training.sequence <= config.context
+        assert corpus.sequence == training.sequence
+        check_together(config, training)
         torch.set_num_threads(threads)
         self.config = config
         self.training = training

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.config import PRESETS, ModelConfig, TrainingConfig
+from model.config import PRESETS, ModelConfig, TrainingConfig, check_together
 from model.errors import ConfigError
 from model.layout import Layout
 
@@ -75,6 +75,12 @@ def test_a_model_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
 def test_training_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         replace(TrainingConfig(), **change)
+
+
+def test_a_context_shorter_than_the_training_windows_is_refused() -> None:
+    check_together(TINY, TrainingConfig())
+    with pytest.raises(ConfigError, match="context is 64"):
+        check_together(replace(TINY, context=64), TrainingConfig())
 
 
 def test_the_command_line_does_not_pay_for_torch() -> None:
