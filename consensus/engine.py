@@ -73,6 +73,7 @@ class Engine:
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
         self._wanted_told = False
         self._behind_told = 0
+        self._height_at_repetition = 0
         self._effects: list[Effect] = []
 
     # -- for the driver to read --
@@ -229,7 +230,8 @@ class Engine:
             return
         if self._waiting.add_certificate(certificate, self.state, verify=self._verify):
             self._want()
-            self._tell_behind(self._waiting.certified_height)
+            if self._waiting.certified_height > self.height + 1:
+                self._tell_behind(self._waiting.certified_height)
 
     def _deliver(self, running: Height, thing: Message | Certificate) -> None:
         match thing:
@@ -268,7 +270,9 @@ class Engine:
         self._behind_told = 0
         self._wanted_told = False
         self._want()
-        self._tell_behind(self._waiting.height_shown(self.state))
+        if self._height_at_repetition == self.height:
+            self._tell_behind(self._waiting.height_shown(self.state))
+        self._height_at_repetition = self.height
 
     def _arm_repetition(self) -> None:
         """About a second, spread by our key and the count: no randomness, and no two nodes in step.  # rule R2"""
@@ -285,7 +289,7 @@ class Engine:
             self._effects.append(HeightWanted(self.height))
 
     def _tell_behind(self, height: int) -> None:
-        """# rule H4"""
+        """Two decisions missing, or one for a whole repetition: no message on its way will bring them.  # rule H4"""
         if height > self.height and height > self._behind_told:
             self._behind_told = height
             self._effects.append(Behind(height))

@@ -80,10 +80,6 @@ class Facts:
         """A block that passed `check_block`."""
         return self._blocks.get(block_hash)
 
-    def unfit(self, block_hash: Digest) -> bool:
-        """Seen, and it did not pass."""
-        return block_hash in self._unfit
-
     def missing(self) -> list[CommitCertificate | PrepareCertificate]:
         """Certificates whose block is not held; their signers hold it."""
         named = [certificate for certificate in (self.decision, self.prepared) if certificate is not None]
@@ -173,7 +169,7 @@ class Facts:
         self._blocks[block.hash] = block
 
     def move_to(self, view: int) -> None:
-        """The node entered `view`: forget views long past, and blocks that nothing names any more.  # rule V8"""
+        """The node entered `view`: forget views long past, and blocks that nothing names any more.  # rule V6"""
         self._view = view
         for old in [v for v in self._views if v < view - VIEWS_KEPT_MAX]:
             del self._views[old]
@@ -189,7 +185,7 @@ class Facts:
         return self._view - VIEWS_KEPT_MAX <= view <= self._view + VIEWS_AHEAD_MAX
 
     def _take(self, certificate: Certificate) -> None:
-        """Every vote inside counts as if it had come alone, exempt from the cap on conflicting votes.  # rule V7"""
+        """Every vote inside counts as if it had come alone, exempt from the cap on conflicting votes.  # rule V5"""
         view = certificate.view
         match certificate:
             case PrepareCertificate():

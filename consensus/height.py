@@ -207,6 +207,8 @@ class Height:
         if not self._may_propose() or not self._may_propose_yet(current):
             return False
         prepared = self.facts.prepared
+        if prepared is not None and prepared.view >= self.view:
+            return False  # a quorum is past this proposal; what it prepared cannot justify it here
         if prepared is not None:
             block = self.facts.block(prepared.block_hash)
             if block is None:
@@ -226,7 +228,8 @@ class Height:
         proposal = current.proposals[0]
         fresh = proposal.valid_view == NO_VIEW
         foreign = fresh and proposal.block.header.proposer != proposal.author
-        if foreign or self.facts.unfit(proposal.block_hash) or not self._lock_allows(proposal):
+        unfit = self.facts.block(proposal.block_hash) is None
+        if foreign or unfit or not self._lock_allows(proposal):
             self._prepare(NIL, NO_VIEW)
             return True
         ok = self._check(proposal.block)

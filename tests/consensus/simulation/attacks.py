@@ -120,7 +120,21 @@ class Traitor:
             yield replace(thing, block_hash=NIL), 0
             yield replace(thing, height=thing.height + self._rng.choice((1, 2, 7))), 0
 
+    def _wrong_root(self, thing: Thing, to: int) -> Sent:
+        """Proposes a result that nobody can reproduce, and votes for it."""
+        if isinstance(thing, Proposal) and thing.certificate is None:
+            thing = self._signed(replace(thing, block=self._wrong(thing.block)))
+        if isinstance(thing, Prepare) and thing.block_hash != NIL and thing.valid_view < 0:
+            wrong = [self._wrong(b) for b in self._blocks.get(thing.height, []) if b.hash == thing.block_hash]
+            thing = self._signed(replace(thing, block_hash=wrong[0].hash)) if wrong else thing
+        yield thing, 0
+
     # -- parts --
+
+    def _wrong(self, block: Block) -> Block:
+        root = Digest(block.header.model_root[::-1])
+        header = replace(block.header, model_root=root)
+        return Block(header, block.contributions, block.evidence, block.last_certificate)
 
     def _learn(self, vote: Prepare | Commit) -> None:
         """Any block its own process has seen may be voted for."""

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable
 
 from consensus import Block, BlockTemplate, ChainState, Contribution, Digest, Purpose, Rules, build_block
-from consensus.votes import Contribution as _Contribution
 from tests.consensus.simulation.keys import IssuedSignatures, key
 
 CHAIN_ID = Digest(hashlib.sha256(b"a chain for tests").digest())
@@ -17,13 +16,15 @@ def genesis(members: int, rules: Rules | None = None) -> ChainState:
     )
 
 
-def contribution(signatures: IssuedSignatures, index: int, state: ChainState, *, purpose=Purpose.UPDATE, salt=b"") -> Contribution:
+def contribution(
+    signatures: IssuedSignatures, index: int, state: ChainState, *, purpose=Purpose.UPDATE, salt=b""
+) -> Contribution:
     """What node `index` offers to the height after `state`; equal every time it is asked."""
     author, height = key(index), state.height + 1
     payload = Digest(hashlib.sha256(b"payload" + author + height.to_bytes(8, "big") + salt).digest())
-    draft = _Contribution(author, height, state.model_root, payload, 1000, 1, purpose, b"")
+    draft = Contribution(author, height, state.model_root, payload, 1000, 1, purpose, b"")
     signature = signatures.signer(author)(draft.statement(state.chain_id))
-    return _Contribution(author, height, state.model_root, payload, 1000, 1, purpose, signature)
+    return Contribution(author, height, state.model_root, payload, 1000, 1, purpose, signature)
 
 
 def model_root(previous: Digest, contributions: Iterable[Contribution]) -> Digest:
@@ -35,6 +36,11 @@ def block_on(template: BlockTemplate, contributions: Iterable[Contribution]) -> 
     listed = list(contributions)
     root = model_root(template.state.model_root, listed)
     return build_block(template, contributions=listed, model_root=root)
+
+
+def wrong_root(template: BlockTemplate, contributions: Iterable[Contribution]) -> Block:
+    """Fair in form; nobody can reproduce the result."""
+    return build_block(template, contributions=contributions, model_root=Digest(hashlib.sha256(b"wrong").digest()))
 
 
 def root_is_right(block: Block) -> bool:

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 
-ATTACKS = ("none", "silent", "equivocate", "withhold", "late", "forge", "twin", "garbage")
+ATTACKS = ("none", "silent", "equivocate", "withhold", "late", "forge", "twin", "garbage", "wrong_root")
 
 
 @dataclass(frozen=True)

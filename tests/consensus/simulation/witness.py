@@ -45,6 +45,9 @@ class Witness:
         self._locks: dict[tuple[PublicKey, int], tuple[int, bytes]] = {}
         self.decided_in_view: list[int] = []
         self.accused: set[PublicKey] = set()
+        self._contents: dict[Record, object] = {}
+        self._prepares: dict[tuple[int, int, bytes], dict[int, set[PublicKey]]] = {}  # honest ones, by valid view
+        self._members = state.membership.current
 
     def broadcast(self, author: PublicKey, effect: Broadcast, log: list[Record]) -> None:
         message = effect.message
@@ -55,10 +58,16 @@ class Witness:
             return
         slot = (author, message.kind, message.height, message.view)
         require(self._said.setdefault(slot, statement) == statement, f"signed twice: {slot}")
-        held = [content_of(r, chain_id=CHAIN_ID) for r in log if r.height == message.height]
+        held = [self._content(record) for record in log if record.height == message.height]
         require(message in held, "a vote left before its record was durable")
         self._durable_first(message, held)
         self._lock(message)
+        self._backed(message)
+
+    def _content(self, record: Record) -> object:
+        if record not in self._contents:
+            self._contents[record] = content_of(record, chain_id=CHAIN_ID)
+        return self._contents[record]
 
     def _durable_first(self, vote: Proposal | Prepare | Commit, held: list) -> None:
         """What a vote rests on is in the log before it."""
@@ -80,12 +89,27 @@ class Witness:
             free = vote.block_hash == lock[1] or vote.valid_view >= lock[0]
             require(free, f"PREPARE against the lock of view {lock[0]}, in view {vote.view}")
 
+    def _backed(self, vote: Proposal | Prepare | Commit) -> None:
+        """A COMMIT, and a vote for something prepared earlier, rests on a quorum, the traitors helping."""
+        if vote.block_hash == NIL:
+            return
+        if isinstance(vote, Prepare):
+            slot = (vote.height, vote.view, vote.block_hash)
+            self._prepares.setdefault(slot, {}).setdefault(vote.valid_view, set()).add(vote.author)
+        view = vote.view if isinstance(vote, Commit) else vote.valid_view
+        if view >= 0:
+            honest = self._prepares.get((vote.height, view, vote.block_hash), {}).values()
+            most = max((len(authors) for authors in honest), default=0)
+            possible = most + len(self._members) - len(self.honest)
+            require(3 * possible > 2 * len(self._members), f"{vote.kind.name} that rests on no quorum")
+
     def decided(self, effect: Decide) -> None:
         block, certificate = effect.block, effect.certificate
         require(block.height <= len(self._states), "a height decided before the one below it")
         before = self._states[block.height - 1]
         problem = check_block(block, before, self._signatures.verify) or self._certificate(certificate, before)
         require(problem is None, f"decided what does not hold: {problem}")
+        require(3 * len(certificate.signers) > 2 * len(before.membership.current), "decided by two thirds or less")
         require(certificate.block_hash == block.hash, "a certificate of another block")
         require(root_is_right(block), "decided a root that nobody can reproduce")
         if block.height == len(self._states):

@@ -11,14 +11,15 @@ import heapq
 import random
 
 from consensus import (
-    Broadcast,
     BlockReceived,
+    Broadcast,
     CertificateReceived,
     CommitCertificate,
     Engine,
     Event,
     Evidence,
     FetchBlock,
+    Malformed,
     MessageReceived,
     Persist,
     PrepareCertificate,
@@ -155,15 +156,20 @@ class World:
         if self._lost(source, target):
             return
         at = self.now + delay + self._delay()
-        self._push(at, target, None, self._event(thing))
+        try:
+            event = self._event(thing, wire=self.options.wire or not source.honest)
+        except Malformed:
+            return  # a driver would count it and drop it
+        self._push(at, target, None, event)
 
-    def _event(self, thing: Thing) -> object:
+    def _event(self, thing: Thing, *, wire: bool) -> object:
+        """What arrives; a traitor's objects always pass through their encoding, which is where the format is enforced."""
         match thing:
             case Evidence():
                 return Evidence.decode(thing.encode())
             case PrepareCertificate() | CommitCertificate() | ViewCertificate():
-                return CertificateReceived(decode_certificate(thing.encode()) if self.options.wire else thing)
-        if self.options.wire:
+                return CertificateReceived(decode_certificate(thing.encode()) if wire else thing)
+        if wire:
             thing = decode_message(
                 CHAIN_ID,
                 author=thing.author,
@@ -206,7 +212,9 @@ def describe(effect: object) -> str:
         case Broadcast(message):
             return f"{name} {message.kind.name} {message.height}/{message.view} {message.signature.hex()[:8]}"
         case Persist(record):
-            return f"{name} {record.kind.name} {record.height}/{record.view} {hashlib.sha256(record.data).hexdigest()[:8]}"
+            return (
+                f"{name} {record.kind.name} {record.height}/{record.view} {hashlib.sha256(record.data).hexdigest()[:8]}"
+            )
     shown = [f"{getattr(effect, a)}" for a in ("height", "view", "timer", "reason") if hasattr(effect, a)]
     return " ".join([name, *shown])
 
