@@ -94,6 +94,7 @@ class Node:
         self.view = View(self)
         self.swarm: transport.Swarm
         self.store: Store | None = None
+        self.votes_lost = False
         self.rounds: Rounds | None = None
         self.driver: Driver | None = None
         self.catchup: CatchUp | None = None
@@ -139,7 +140,7 @@ class Node:
     def _make_swarm(self) -> transport.Swarm:
         book = transport.PeerBook()
         if self.genesis is not None:
-            self.store = Store(self.home.chain, self.genesis.chain_id)
+            self.store = self._open_store(self.genesis)
             saved = self.store.note("peers")
             if saved is not None:
                 book = transport.PeerBook.load(saved)
@@ -222,8 +223,14 @@ class Node:
         else:
             genesis = self.genesis
         if self.store is None:
-            self.store = Store(self.home.chain, genesis.chain_id)
+            self.store = self._open_store(genesis)
         return genesis
+
+    def _open_store(self, genesis: Genesis) -> Store:
+        """The chain file; a chain without a vote log means that the log was lost, and with it what this node signed."""
+        store = Store(self.home.chain, genesis.chain_id)
+        self.votes_lost = store.height() > 0 and not self.home.votes.exists()
+        return store
 
     async def _drain(self) -> None:
         """Before there is a network, what the swarm hears is of no use; unread, it would hold the connections up."""
@@ -293,11 +300,10 @@ class Node:
 
     def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
         """The engine with what the vote log remembers; an observer where the log cannot be trusted."""
-        existed = self.home.votes.exists()
         vote_log = self.vote_log = VoteLog(self.home.votes)
         recovered = vote_log.recovered
         problem = recovered.damage
-        if problem is None and not existed and catchup.chain.height > 0:
+        if problem is None and self.votes_lost:
             problem = "it is missing, though this home has a chain"
         if recovered.torn_bytes:
             self.log.info("vote log: torn tail cut", bytes=recovered.torn_bytes)

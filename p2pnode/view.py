@@ -140,6 +140,8 @@ class View:
     async def test(self) -> Answer:
         """Announce a probe of the model's size and wait until a block lists it: the whole path, timed, the model unchanged."""
         rounds = self._running()
+        if not self.has_quorum():
+            raise UserError(f"no probe now: {self.health().reason}", "p2pnode peers shows who is connected")
         began = time.monotonic()
         height = await rounds.probe()
         announced = time.monotonic() - began
