@@ -27,7 +27,7 @@ def status(s: Row, *, coloured: bool = False) -> str:
     """One verdict line with its reason, then what an operator asks next, one line each."""
     needed, reachable, members = s.get("quorum"), s.get("members_reachable"), s.get("members")
     facts = {
-        "node": _join(short(s.get("node")), _text(s.get("name"), ""), _text(s.get("role")), _uptime(s)),
+        "node": _join(short(s.get("node")), _name(s), _text(s.get("role")), _uptime(s)),
         "network": _join(
             root(s.get("network")),
             f"{_text(reachable)} of {_text(members)} members reachable, {_text(needed)} needed",
@@ -302,6 +302,12 @@ def _parameters(count: object) -> str:
         if count >= size:
             return f"{count / size:.1f} {name} parameters"
     return f"{count} parameters"
+
+
+def _name(s: Row) -> str:
+    """The name, where it says more than the id does."""
+    name = _text(s.get("name"), "")
+    return "" if str(s.get("node")).startswith(name) else name
 
 
 def _uptime(s: Row) -> str:

@@ -21,6 +21,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.shortcuts import CompleteStyle
 
 from p2pnode import render
 from p2pnode.client import Client
@@ -108,6 +109,8 @@ class Repl:
             history=self._history(),
             completer=WordCompleter([*COMMANDS, *LEAVE], pattern=None),
             complete_while_typing=False,
+            # The other styles complete in the background, and Enter right after Tab would take the word uncompleted.
+            complete_style=CompleteStyle.READLINE_LIKE,
             key_bindings=_key_bindings(),
             bottom_toolbar=lambda: self._brief,
             refresh_interval=WATCH_SECONDS,

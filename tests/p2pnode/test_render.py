@@ -24,6 +24,10 @@ def test_status_is_a_verdict_and_what_one_asks_next() -> None:
     ]
 
 
+def test_a_name_that_is_only_the_id_is_not_said_twice() -> None:
+    assert "  node       3f2a9c1b · member · up" in render.status(make_status(name=NODE[:12]))
+
+
 def test_a_node_that_has_just_started_has_dashes_and_no_crash() -> None:
     status = render.status(dict.fromkeys(make_status()) | {"verdict": "degraded", "reason": "fetching the model, 12 %"})
     assert status.startswith("degraded: fetching the model, 12 %\n")

@@ -127,9 +127,7 @@ def test_ctrl_c_clears_the_line_and_stays(node: RunningNode, terminal: Terminal)
 
 def test_completion_and_history_that_outlives_the_prompt(node: RunningNode, terminal: Terminal) -> None:
     thread = terminal.run(lambda: run_repl(node.client))
-    terminal.type("pau" + TAB)
-    assert terminal.screen.saw("pause")
-    terminal.type(ENTER)
+    terminal.type("pau" + TAB + ENTER)
     assert terminal.screen.saw("state  paused")
     terminal.type(CTRL_D)
     assert ended(thread)
