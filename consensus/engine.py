@@ -45,7 +45,7 @@ from consensus.height import Height
 from consensus.identifiers import PublicKey, Sign, Signature, Verify
 from consensus.journal import Journal
 from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
-from consensus.messages import Message
+from consensus.messages import Commit, Message, Prepare, Proposal
 from consensus.record import Record, Vote, content_of
 from consensus.suspicion import Suspicion
 from consensus.timeouts import Timeouts
@@ -70,6 +70,7 @@ class Engine:
         self._suspicion = Suspicion()
         self._waiting = Waiting()
         self._running: Height | None = None
+        self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
         self._wanted_told = False
         self._behind_told = 0
@@ -196,10 +197,11 @@ class Engine:
             block, certificate = running.decided
             self._effects.append(Decide(block, certificate))
             self._move_to(self.state.after(block, certificate))
+            self._ended = running.facts
 
     def _move_to(self, state: ChainState) -> None:
         self.state = state
-        self._running = None
+        self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
         self._suspicion.moved_to(state)
         self._waiting.moved_to(state)
@@ -216,12 +218,16 @@ class Engine:
             return  # ours come from the log, not from the network  # rule X5
         elif self._running is not None and message.height == self.height:
             self._running.receive(message)
+        elif message.height == self.state.height and self._ended is not None:
+            self._look_back(self._ended, message)
         elif message.height > self.state.height:
             self._waiting.add(message, self.state, verify=self._verify)
             self._want()
 
     def _on_certificate(self, certificate: Certificate) -> None:
         if certificate.height <= self.state.height:
+            if self._ended is not None and certificate.height == self._ended.height:
+                self._ended.add_certificate(certificate)
             return
         if self._running is not None and certificate.height == self.height:
             problem = self._running.receive_certificate(certificate)
@@ -232,6 +238,14 @@ class Engine:
             self._want()
             if self._waiting.certified_height > self.height + 1:
                 self._tell_behind(self._waiting.certified_height)
+
+    def _look_back(self, ended: Facts, message: Message) -> None:
+        """The height is decided; a second statement for one of its slots is still evidence.  # rule E1"""
+        match message:
+            case Proposal():
+                ended.add_proposal(message)
+            case Prepare() | Commit():
+                ended.add_vote(message)
 
     def _deliver(self, running: Height, thing: Message | Certificate) -> None:
         match thing:
@@ -305,7 +319,9 @@ class Engine:
         self._effects.append(Refused(peer, reason))
 
     def notice(self, block: Block) -> None:
-        """A block shows contributions that may conflict with those that came to us."""
+        """A block shows contributions and votes that may conflict with those that came to us.  # rule E1"""
+        if self._ended is not None and block.last_certificate is not None and block.height == self.height:
+            self._ended.add_certificate(block.last_certificate)
         for contribution in block.contributions:
             self._watch(contribution)
 

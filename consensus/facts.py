@@ -139,7 +139,7 @@ class Facts:
                 name = (certificate.tag, certificate.view, certificate.block_hash, certificate.valid_view)
             case CommitCertificate():
                 name = (certificate.tag, certificate.view, certificate.block_hash, NO_VIEW)
-        if name in self._accepted:
+        if name in self._accepted and self._knows_votes_of(certificate):
             return None
         if isinstance(certificate, ViewCertificate) and certificate.view < self._view:
             return None  # it opens nothing any more, so it is not worth verifying
@@ -180,6 +180,20 @@ class Facts:
             self._unfit = {name: reason for name, reason in self._unfit.items() if name in named}
 
     # -- helpers --
+
+    def _knows_votes_of(self, certificate: Certificate) -> bool:
+        """Nothing in it is new. Otherwise it may show a vote that conflicts with one seen here.  # rule E1"""
+        facts = self.of_view(certificate.view)
+        match certificate:
+            case PrepareCertificate():
+                value = (certificate.block_hash, certificate.valid_view)
+                return all(facts.prepares.has(author, value) for author, _ in certificate.signers)
+            case CommitCertificate():
+                return all(
+                    facts.commits.has(author, (certificate.block_hash, NO_VIEW)) for author, _ in certificate.signers
+                )
+            case ViewCertificate():
+                return all(facts.commits.has(author, (name, NO_VIEW)) for author, name, _ in certificate.entries)
 
     def _within(self, view: int) -> bool:
         return self._view - VIEWS_KEPT_MAX <= view <= self._view + VIEWS_AHEAD_MAX

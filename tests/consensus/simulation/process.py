@@ -59,11 +59,12 @@ class Disk:
 class Process:
     """Node `index`. `honest` processes are watched; a traitor's run the same code with a tampered mouth (attacks.py)."""
 
-    def __init__(self, world: World, index: int, *, honest: bool = True) -> None:
+    def __init__(self, world: World, index: int, *, honest: bool = True, taste: int = 0) -> None:
         self.world = world
         self.index = index
         self.me = key(index)
         self.honest = honest
+        self.taste = taste  # which contributions it lists; a twin's differs
         self.disk = Disk(world.genesis)
         self.engine: Engine | None = None
         self.life = 0
@@ -123,7 +124,7 @@ class Process:
                 offered = [
                     contribution(world.signatures, i, effect.template.state)
                     for i in range(world.options.nodes)
-                    if (i + effect.height) % 3 or i == self.index
+                    if (i + effect.height + self.taste) % 3 or i == self.index
                 ]
                 block = block_on(effect.template, offered)
                 world.after(world.work(), self, BlockBuilt(effect.height, effect.view, block))

@@ -53,7 +53,7 @@ class World:
         self._traitor = None if traitor is None else Traitor(self.processes[traitor], options.attack, options.nodes)
         self._twin = None
         if options.attack == "twin" and traitor is not None:
-            self._twin = Process(self, traitor, honest=False)
+            self._twin = Process(self, traitor, honest=False, taste=1)
         honest = {p.me for p in self.processes if p.honest}
         self.witness = Witness(honest, self.signatures, self.genesis)
         self._sides = [self._rng.random() < 0.5 for _ in range(options.nodes)]
