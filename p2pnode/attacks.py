@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +24,10 @@ from model.layout import Layout
 from model.replica import Replica
 from model.trainer import Trainer, Update
 from p2pnode import node
+from p2pnode.cli import launch
 from p2pnode.config import load_config
 from p2pnode.errors import UserError, render_error, user_error
 from p2pnode.gossip import Gossip
-from p2pnode.home import Home
-from p2pnode.logs import logging_to
 from p2pnode.rounds import Rounds
 
 Lie = TypeVar("Lie", consensus.Prepare, consensus.Commit, consensus.Proposal)
@@ -121,9 +121,7 @@ def main() -> int:
     try:
         flags = {name: getattr(given, name) for name in ("home", "listen", "bootstrap", "threads", "train")}
         config = load_config({**flags, "bootstrap": tuple(given.bootstrap), "repl": False})
-        home = Home(config.home)
-        with home.locked(), logging_to(home, config.log_level):
-            return node.run(home, config, kit=KITS[given.attack])
+        return launch(config, partial(node.run, kit=KITS[given.attack]))
     except (UserError, OSError, BaseExceptionGroup) as problem:
         shown = user_error(problem)
         if shown is None:

@@ -42,7 +42,7 @@ from p2pnode.gossip import Gossip
 from p2pnode.home import Home
 from p2pnode.lag import Lag
 from p2pnode.logs import get_logger
-from p2pnode.repl import run_repl
+from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds, Training
 from p2pnode.store import Store
 from p2pnode.view import View
@@ -418,11 +418,8 @@ class Node:
     async def _show(self) -> None:
         """The line that another machine joins with, and the REPL where there is a terminal."""
         self.log.info("listening", address=str(self.bound), node=self.identity.node_id, home=str(self.home))
-        if self.config.repl:
-            await trio.to_thread.run_sync(
-                partial(run_repl, Client(self.home), on_quit=lambda: None), abandon_on_cancel=True
-            )
-            self.stopping.set()
+        if self.config.opens_repl:
+            await run_repl_in_thread(Client(self.home), on_quit=self.stopping.set)
 
     def _close(self) -> None:
         """Everything agreed is on disk already; the trainer's own state is saved if that is quick."""
