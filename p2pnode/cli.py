@@ -143,10 +143,10 @@ def start(
 ) -> None:
     """Run a node until Ctrl-C; it founds or joins a network at first."""
     settings = load_config(locals())  # every parameter is the setting of its name
-    _leave_at_once(launch(settings, _run_node))
+    leave_at_once(launch(settings, _run_node))
 
 
-def _leave_at_once(code: int) -> NoReturn:
+def leave_at_once(code: int) -> NoReturn:
     """Everything is saved, flushed and closed; tearing torch down takes the interpreter up to two more seconds, and Ctrl-C has two."""
     sys.stdout.flush()
     sys.stderr.flush()
