@@ -1,0 +1,53 @@
+"""Every broken rule is noticed by the lock-step scenarios; those that need time or certificates, by the simulation."""
+
+import pytest
+
+from tests.consensus.simulation import lockstep, world
+from tests.consensus.simulation.mutants import MUTANTS
+from tests.consensus.simulation.options import drawn
+from tests.consensus.simulation.witness import Violation
+
+BUDGET = 300
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+def test_lock_step_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(Violation):
+        for seed in range(BUDGET):
+            lockstep.run(seed)
+
+
+TIMED = [
+    "quorum_of_two_thirds_rounded_down",
+    "one_prepare_fewer_than_a_quorum",
+    "accept_votes_of_strangers_in_certificates",
+    "any_check_is_good",
+    "log_lost_at_restart",
+    "broadcast_before_persist",
+]
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_the_simulation_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(Violation):
+        for seed in range(BUDGET):
+            world.run(drawn(seed))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("silenced", ["repetition", "locks"])
+def test_what_liveness_rests_on(silenced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the repetition runs stall; without any path that carries locks they do too."""
+    from consensus.height import Height
+
+    if silenced == "repetition":
+        monkeypatch.setattr(Height, "repeat", lambda self: None)
+    else:
+        monkeypatch.setattr(Height, "_tell_status", lambda self: None)
+        monkeypatch.setattr(Height, "_may_propose_yet", lambda self, current: True)
+        monkeypatch.setattr(Height, "_lock_allows", lambda self, p: self.lock is None)
+    with pytest.raises(Violation, match="STALL"):
+        for seed in range(BUDGET):
+            world.run(drawn(seed, nodes=4, deadline=150.0))
