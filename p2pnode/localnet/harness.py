@@ -27,7 +27,7 @@ from p2pnode.errors import ExitCode
 from p2pnode.localnet import display, kills, verdict
 from p2pnode.localnet.founding import found
 from p2pnode.localnet.options import LocalnetOptions
-from p2pnode.localnet.processes import Fleet, Node, leftovers, open_fleet, tracebacks
+from p2pnode.localnet.processes import INTERRUPTED_STOP_SECONDS_MAX, Fleet, Node, leftovers, open_fleet, tracebacks
 from p2pnode.localnet.questions import Questions
 from p2pnode.localnet.readings import EvidenceRow, Status
 from p2pnode.localnet.verdict import Kill, NodeOutcome, Outcome
@@ -131,9 +131,10 @@ async def _run_network(options: LocalnetOptions, directory: Path, temporary: Pat
             try:
                 await _train_to_the_target(run)
                 outcome = await _read_everything(run)
+                await fleet.stop(nodes)
             finally:
                 with trio.CancelScope(shield=True):
-                    await fleet.stop(nodes)
+                    await fleet.stop(nodes, seconds_max=INTERRUPTED_STOP_SECONDS_MAX)
     return _with_what_is_left(outcome, nodes)
 
 

@@ -82,7 +82,7 @@ def test_ctrl_c_ends_everything_within_two_seconds(small: str, tmp_path: Path) -
         process.wait()
     assert time.monotonic() - asked_at < 2
     assert process.returncode == 130
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob("p2pnode*")) == []  # torch makes a folder of its own there
     assert processes_with(mark) == []
 
 
