@@ -8,7 +8,8 @@ After height h-1 is decided no timer runs. The height starts at the first of:
 (b) more than half of those held, plus half the time that they took, at least 0.5 s;
 (c) ``round_seconds_max`` after the first one held;
 (d) a valid proposal, or votes of f+1 members, for the height (the engine says so);
-(e) 3 s after evidence or a change of the committee is pending.
+(e) 3 s after evidence or a change of the committee is pending; while somebody is expected it travels with the round instead, for an empty
+    height would throw away what everybody is learning, but waits no longer than ``round_seconds_max``.
 
 Expected is who contributed to one of the last two heights with contributions (at height 1: every member), and who says that it is
 learning this height, so that a newcomer slower than the others is waited for as (b) allows instead of missing every round; not expected
@@ -40,7 +41,8 @@ def start_moment(collecting: Collecting) -> float | None:
     """The moment at which agreement starts if nothing more arrives; ``None`` while nothing is pending (rule d is the engine's)."""
     moments = []
     if collecting.pending_since is not None:
-        moments.append(collecting.pending_since + PENDING_SECONDS)  # (e)
+        patience = collecting.round_seconds_max if collecting.expected else PENDING_SECONDS
+        moments.append(collecting.pending_since + patience)  # (e)
     if collecting.held:
         arrivals = sorted(moment for author, moment in collecting.held.items() if author in collecting.expected)
         if len(arrivals) == len(collecting.expected):

@@ -41,9 +41,10 @@ def test_c_the_longest_wait_after_the_first():
     assert moment([A, B, C], {D: 105.0}) == 165.0
 
 
-def test_e_evidence_waits_three_seconds():
-    assert moment([A, B], {}, pending_since=101.0) == 104.0
+def test_e_evidence_waits_three_seconds_where_nobody_trains():
+    assert moment([], {}, pending_since=101.0) == 104.0
 
 
-def test_the_earliest_rule_wins():
-    assert moment([A, B, C, D], {A: 102.0, B: 103.0, C: 104.0}, pending_since=101.0) == 104.0
+def test_e_evidence_travels_with_the_round_while_somebody_trains():
+    assert moment([A, B], {}, pending_since=101.0) == 161.0
+    assert moment([A, B], {A: 102.0, B: 103.0}, pending_since=101.0) == 103.0
