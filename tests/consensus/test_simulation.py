@@ -1,5 +1,7 @@
 """Whole networks under faults, one seed each. A failure prints its Options; `world.run(drawn(seed))` replays it."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.consensus.simulation import lockstep, world
@@ -40,10 +42,19 @@ def test_a_blackout_of_all_nodes_at_any_moment() -> None:
         world.run(Options(seed=seed, blackout=True, loss=0.1, crash=0.02, healed_at=8.0))
 
 
+def test_growth_while_everything_else_goes_wrong() -> None:
+    for seed in range(12):
+        options = Options(
+            seed=seed, nodes=4, founders=1, loss=0.1, crash=0.01, partition=True, heights=8, healed_at=8.0
+        )
+        done = world.run(options)
+        sizes = [len(state.membership.current) for state in done.witness.states]
+        assert (sizes[0], sizes[-1]) == (1, 4)
+        world.run(replace(options, nodes=6, founders=4, attack="equivocate"))
+
+
 def test_equivocation_is_proven() -> None:
-    accused = [
-        bool(world.run(Options(seed=seed, attack="equivocate", loss=0.0)).witness.accused) for seed in range(12)
-    ]
+    accused = [bool(world.run(Options(seed=seed, attack="equivocate", loss=0.0)).witness.accused) for seed in range(12)]
     assert sum(accused) >= 10
 
 

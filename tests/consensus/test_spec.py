@@ -19,7 +19,10 @@ def test_every_rule_is_carried_out_somewhere_and_every_citation_has_a_rule() -> 
 
 
 def test_no_clock_no_chance_no_network_no_disk() -> None:
-    banned = re.compile(r"^\s*(?:import|from) (time|random|os|socket|trio|torch|secrets|uuid|datetime|threading|asyncio)\b", re.MULTILINE)
+    banned = re.compile(
+        r"^\s*(?:import|from) (time|random|os|socket|trio|torch|secrets|uuid|datetime|threading|asyncio)\b",
+        re.MULTILINE,
+    )
     assert {path.name: banned.findall(path.read_text()) for path in SOURCES if banned.search(path.read_text())} == {}
 
 

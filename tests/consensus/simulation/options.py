@@ -10,6 +10,7 @@ ATTACKS = ("none", "silent", "equivocate", "withhold", "late", "forge", "twin", 
 class Options:
     seed: int
     nodes: int = 4
+    founders: int | None = None  # the others observe until they are admitted
     attack: str = "none"
     heights: int = 3
     delay_seconds: float = 0.02  # mean one-way delay
@@ -27,12 +28,13 @@ class Options:
     @property
     def byzantine(self) -> int | None:
         """Which node is the traitor."""
-        return None if self.attack == "none" else self.seed % self.nodes
+        return None if self.attack == "none" else self.seed % (self.founders or self.nodes)
 
 
 def drawn(seed: int, **fixed: object) -> Options:
     """Faults are switched on in random combinations, as different runs find different things."""
     rng = random.Random(f"options {seed}")
+    growth = rng.random() < 0.15
     options = Options(
         seed=seed,
         nodes=rng.choice((4, 4, 4, 4, 5, 7)),
@@ -48,4 +50,8 @@ def drawn(seed: int, **fixed: object) -> Options:
         wire=rng.random() < 0.1,
         late_joiner=rng.random() < 0.1,
     )
+    if growth:
+        nodes, founders = rng.choice(((4, 1), (5, 1), (6, 4), (7, 5)))
+        attack = "none" if founders == 1 else options.attack
+        options = replace(options, nodes=nodes, founders=founders, attack=attack, heights=7)
     return replace(options, **fixed)  # type: ignore[arg-type]

@@ -124,7 +124,7 @@ class Process:
                 offered = [
                     contribution(world.signatures, i, effect.template.state)
                     for i in range(world.options.nodes)
-                    if (i + effect.height + self.taste) % 3 or i == self.index
+                    if (i + effect.height + self.taste) % 3 or i == self.index or world.options.founders
                 ]
                 block = block_on(effect.template, offered)
                 world.after(world.work(), self, BlockBuilt(effect.height, effect.view, block))

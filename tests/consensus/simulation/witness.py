@@ -47,7 +47,6 @@ class Witness:
         self.accused: set[PublicKey] = set()
         self._contents: dict[Record, object] = {}
         self._prepares: dict[tuple[int, int, bytes], dict[int, set[PublicKey]]] = {}  # honest ones, by valid view
-        self._members = state.membership.current
 
     def broadcast(self, author: PublicKey, effect: Broadcast, log: list[Record]) -> None:
         message = effect.message
@@ -56,6 +55,8 @@ class Witness:
         require(self._signatures.verify(author, statement, message.signature), "a broadcast that was not signed")
         if isinstance(message, ViewStatus | Contribution):
             return
+        committee = self._states[message.height - 1].membership.current
+        require(author in committee, "a vote by somebody who has none")
         slot = (author, message.kind, message.height, message.view)
         require(self._said.setdefault(slot, statement) == statement, f"signed twice: {slot}")
         held = [self._content(record) for record in log if record.height == message.height]
@@ -100,8 +101,9 @@ class Witness:
         if view >= 0:
             honest = self._prepares.get((vote.height, view, vote.block_hash), {}).values()
             most = max((len(authors) for authors in honest), default=0)
-            possible = most + len(self._members) - len(self.honest)
-            require(3 * possible > 2 * len(self._members), f"{vote.kind.name} that rests on no quorum")
+            members = self._states[vote.height - 1].membership.current.members
+            possible = most + sum(1 for member in members if member not in self.honest)
+            require(3 * possible > 2 * len(members), f"{vote.kind.name} that rests on no quorum")
 
     def decided(self, effect: Decide) -> None:
         block, certificate = effect.block, effect.certificate

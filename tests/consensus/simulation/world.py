@@ -23,6 +23,7 @@ from consensus import (
     MessageReceived,
     Persist,
     PrepareCertificate,
+    Rules,
     ViewCertificate,
     decode_certificate,
     decode_message,
@@ -41,7 +42,7 @@ class World:
         self.engine_class = engine_class
         self.now = 0.0
         self.signatures = IssuedSignatures()
-        self.genesis = genesis(options.nodes)
+        self.genesis = genesis(options.founders or options.nodes, Rules(probation_contributions=2))
         self.lines: list[str] = []
         self._rng = random.Random(f"world {options.seed}")
         self._queue: list[tuple[float, int, Process, int, object]] = []
