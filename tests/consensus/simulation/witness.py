@@ -40,7 +40,7 @@ class Witness:
     def __init__(self, honest: set[PublicKey], signatures: IssuedSignatures, state: ChainState) -> None:
         self.honest = honest
         self._signatures = signatures
-        self._states = [state]  # by height, from the first decision of each
+        self.states = [state]  # by height, from the first decision of each
         self._said: dict[tuple[PublicKey, int, int, int], bytes] = {}
         self._locks: dict[tuple[PublicKey, int], tuple[int, bytes]] = {}
         self.decided_in_view: list[int] = []
@@ -55,7 +55,7 @@ class Witness:
         require(self._signatures.verify(author, statement, message.signature), "a broadcast that was not signed")
         if isinstance(message, ViewStatus | Contribution):
             return
-        committee = self._states[message.height - 1].membership.current
+        committee = self.states[message.height - 1].membership.current
         require(author in committee, "a vote by somebody who has none")
         slot = (author, message.kind, message.height, message.view)
         require(self._said.setdefault(slot, statement) == statement, f"signed twice: {slot}")
@@ -101,23 +101,23 @@ class Witness:
         if view >= 0:
             honest = self._prepares.get((vote.height, view, vote.block_hash), {}).values()
             most = max((len(authors) for authors in honest), default=0)
-            members = self._states[vote.height - 1].membership.current.members
+            members = self.states[vote.height - 1].membership.current.members
             possible = most + sum(1 for member in members if member not in self.honest)
             require(3 * possible > 2 * len(members), f"{vote.kind.name} that rests on no quorum")
 
     def decided(self, effect: Decide) -> None:
         block, certificate = effect.block, effect.certificate
-        require(block.height <= len(self._states), "a height decided before the one below it")
-        before = self._states[block.height - 1]
+        require(block.height <= len(self.states), "a height decided before the one below it")
+        before = self.states[block.height - 1]
         problem = check_block(block, before, self._signatures.verify) or self._certificate(certificate, before)
         require(problem is None, f"decided what does not hold: {problem}")
         require(3 * len(certificate.signers) > 2 * len(before.membership.current), "decided by two thirds or less")
         require(certificate.block_hash == block.hash, "a certificate of another block")
         require(root_is_right(block), "decided a root that nobody can reproduce")
-        if block.height == len(self._states):
-            self._states.append(before.after(block, certificate))
+        if block.height == len(self.states):
+            self.states.append(before.after(block, certificate))
             self.decided_in_view.append(certificate.view)
-        require(self._states[block.height].block_hash == block.hash, f"FORK at height {block.height}")
+        require(self.states[block.height].block_hash == block.hash, f"FORK at height {block.height}")
 
     def _certificate(self, certificate: CommitCertificate, before: ChainState) -> str | None:
         committee = before.membership.current
