@@ -1,0 +1,233 @@
+"""The dial plan as pure values: who is due when, for how long one waits, and what is given up."""
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from transport import limits
+from transport.address import Address
+from transport.dialing import DialFailure, DialPlan, Target
+from transport.identity import Identity, PublicKey, node_id
+
+KEYS = sorted((Identity(bytes((n,)) * 32).public_key for n in range(1, 12)), key=node_id)
+ME, LOWER, HIGHER = KEYS[5], KEYS[:5], KEYS[6:]
+
+
+def place(port: int) -> Address:
+    return Address("127.0.0.1", port)
+
+
+def make() -> DialPlan:
+    return DialPlan(ME, Random(7))
+
+
+def due(plan: DialPlan, now: float = 0.0, connected: set[PublicKey] | None = None) -> list[Target]:
+    return plan.due(now, connected or set())
+
+
+def fail(
+    plan: DialPlan, target: Target, *, now: float, alone: bool = False, how: DialFailure = DialFailure.REFUSED
+) -> float:
+    """Fail it, and say for how long it then waits."""
+    plan.failed(target, how, now=now, alone=alone)
+    return target.at - now
+
+
+def exhaust(plan: DialPlan, target: Target, *, alone: bool = False, times: int = 12) -> list[float]:
+    waits, now = [], 0.0
+    for _ in range(times):
+        waits.append(fail(plan, target, now=now, alone=alone))
+        now = target.at
+        assert due(plan, now) == [target]
+    return waits
+
+
+def test_what_is_offered_is_dialed_once() -> None:
+    plan = make()
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    assert [t.address for t in due(plan)] == [place(1)]
+    assert due(plan, 1e9) == []
+    assert plan.wake_at(set()) == math.inf
+
+
+def test_the_lower_id_goes_first() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    plan.offer(place(2), key=LOWER[0], now=0.0)
+    assert [t.address for t in due(plan)] == [place(1)]
+    assert plan.wake_at(set()) == limits.HEAD_START_SECONDS
+    assert [t.address for t in due(plan, limits.HEAD_START_SECONDS)] == [place(2)]
+
+
+def test_who_is_connected_or_being_dialed_is_left_alone() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    plan.offer(place(2), key=HIGHER[0], now=0.0)
+    plan.offer(place(3), key=HIGHER[1], now=0.0)
+    assert [t.address for t in due(plan, 0.0, {HIGHER[1]})] == [place(1)]
+    assert plan.wake_at({HIGHER[1]}) == math.inf, "the same node's other address must not keep the dialer awake"
+
+
+def test_an_address_that_is_mine_is_never_dialed_again() -> None:
+    plan = make()
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    (target,) = due(plan)
+    assert plan.failed(target, DialFailure.MYSELF, now=0.0, alone=True)
+    plan.offer(place(1), key=HIGHER[0], now=1.0)
+    assert (len(plan), plan.is_mine(place(1))) == (0, True)
+
+
+def test_my_own_key_is_not_dialed() -> None:
+    plan = make()
+    plan.offer(place(1), key=ME, now=0.0)
+    assert len(plan) == 0
+
+
+@pytest.mark.parametrize(
+    ("role", "cap"),
+    [
+        ("bootstrap alone", limits.BACKOFF_ALONE_SECONDS_MAX),
+        ("bootstrap", limits.BACKOFF_MEMBER_SECONDS_MAX),
+        ("member without quorum", limits.BACKOFF_QUORUM_SECONDS_MAX),
+        ("member", limits.BACKOFF_MEMBER_SECONDS_MAX),
+        ("other", limits.BACKOFF_OTHER_SECONDS_MAX),
+    ],
+)
+def test_waits_grow_to_the_cap_of_the_role(role: str, cap: float) -> None:
+    plan = make()
+    if role.startswith("member"):
+        plan.set_members([HIGHER[0]], 0.0)
+        plan.set_quorum(role == "member", 0.0)
+    plan.offer(place(1), key=HIGHER[0], now=0.0, is_bootstrap=role.startswith("bootstrap"))
+    (target,) = due(plan)
+    waits = exhaust(plan, target, alone=role == "bootstrap alone")
+    assert limits.BACKOFF_SECONDS / 2 <= waits[0] <= limits.BACKOFF_SECONDS
+    assert all(cap / 2 <= wait <= cap for wait in waits[-2:])
+    assert len(set(waits)) == len(waits), "without jitter all nodes come at once"
+
+
+def test_losing_the_quorum_shortens_waits_that_have_begun() -> None:
+    plan = make()
+    plan.set_members([HIGHER[0]], 0.0)
+    plan.set_quorum(True, 0.0)
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    exhaust(plan, target)
+    waited = fail(plan, target, now=1000.0)
+    assert waited > limits.BACKOFF_QUORUM_SECONDS_MAX
+    plan.set_quorum(False, 1000.0)
+    assert target.at <= 1000.0 + limits.BACKOFF_QUORUM_SECONDS_MAX
+
+
+def test_strangers_are_given_up_and_members_and_bootstraps_never() -> None:
+    plan = make()
+    plan.set_members([HIGHER[1]], 0.0)
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    plan.offer(place(2), key=HIGHER[1], now=0.0)
+    plan.offer(place(3), key=None, now=0.0, is_bootstrap=True)
+    targets = due(plan)
+    assert len(targets) == 3
+    for _ in range(limits.DIAL_TRIES_MAX):
+        given_up = {t.address.port for t in targets if plan.failed(t, DialFailure.TIMED_OUT, now=0.0, alone=False)}
+    assert given_up == {1}
+    assert len(plan) == 2
+
+
+def test_a_stranger_of_another_network_is_given_up_at_once() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    assert plan.failed(target, DialFailure.WRONG_NETWORK, now=0.0, alone=False)
+
+
+def test_a_bootstrap_may_answer_with_another_key_next_time() -> None:
+    plan = make()
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    (target,) = due(plan)
+    plan.succeeded(target, HIGHER[0], 0.0)
+    assert due(plan, 1.0, {HIGHER[0]}) == []
+    plan.lost(HIGHER[0], 100.0)
+    (target,) = due(plan, 101.0)
+    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=101.0, alone=True)
+    assert target.key is None
+
+
+def test_a_lost_peer_is_dialed_soon_and_one_that_hangs_up_again_and_again_is_not() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    now = 0.0
+    plan.succeeded(target, HIGHER[0], now)
+    plan.lost(HIGHER[0], limits.LASTING_SECONDS)
+    assert target.at <= limits.LASTING_SECONDS + limits.BACKOFF_SECONDS
+    for _ in range(10):
+        now = target.at
+        assert due(plan, now) == [target]
+        plan.succeeded(target, HIGHER[0], now)
+        plan.lost(HIGHER[0], now + 0.1)
+    assert target.at - now > 60.0
+
+
+def test_at_most_so_many_at_once() -> None:
+    plan = make()
+    for port in range(1, 30):
+        plan.offer(place(port), key=None, now=0.0, is_bootstrap=True)
+    first = due(plan)
+    assert len(first) == limits.DIALS_MAX
+    assert plan.wake_at(set()) == math.inf
+    plan.failed(first[0], DialFailure.REFUSED, now=0.0, alone=True)
+    assert len(due(plan)) == 1
+
+
+def test_when_there_are_peers_enough_only_members_and_bootstraps_are_dialed() -> None:
+    plan = make()
+    plan.set_members([HIGHER[1]], 0.0)
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    plan.offer(place(2), key=HIGHER[1], now=0.0)
+    plan.offer(place(3), key=None, now=0.0, is_bootstrap=True)
+    many = {PublicKey(bytes((n,)) * 32) for n in range(limits.OUTBOUND_PEERS_MAX)}
+    assert {t.address.port for t in due(plan, 0.0, many)} == {2, 3}
+
+
+def test_the_plan_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DIAL_TARGETS_MAX", 5)
+    plan = make()
+    for port in range(1, 10):
+        plan.offer(place(port), key=HIGHER[0], now=0.0)
+    assert len(plan) == 5
+
+
+def test_an_address_changes_hands() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    plan.offer(place(1), key=HIGHER[1], now=5.0)
+    assert [t.key for t in due(plan, 5.0)] == [HIGHER[1]]
+
+
+@given(some.lists(some.tuples(some.sampled_from(["offer", "fail", "ok", "lost"]), some.integers(0, 9)), max_size=60))
+def test_the_dialer_never_spins(steps: list[tuple[str, int]]) -> None:
+    """Whatever happens: after `due` nothing is due any more, so the loop sleeps or has something under way."""
+    plan, now, dialing = make(), 0.0, []
+    connected: set[PublicKey] = set()
+    for what, number in steps:
+        now += 0.4
+        key = KEYS[number]
+        match what:
+            case "offer":
+                plan.offer(place(number + 1), key=key, now=now, is_bootstrap=number % 3 == 0)
+            case "fail" if dialing:
+                plan.failed(dialing.pop(), DialFailure.REFUSED, now=now, alone=not connected)
+            case "ok" if dialing:
+                target = dialing.pop()
+                plan.succeeded(target, target.key or key, now)
+                connected.add(target.key or key)
+            case "lost":
+                connected.discard(key)
+                plan.lost(key, now)
+        dialing += plan.due(now, connected)
+        assert len(dialing) <= limits.DIALS_MAX
+        assert plan.wake_at(connected) > now
