@@ -223,7 +223,9 @@ class CatchUp:
                     contribution.payload_digest, contribution.payload_bytes, holders
                 )
                 if payload is None:
-                    self._log.info("payload not found yet", height=block.height, author=contribution.author.hex()[:12])
+                    self._log.info(
+                        "payload not found yet", height=block.height, author=transport.short_id(contribution.author)
+                    )
                     return None
                 await trio.to_thread.run_sync(self._blobs.put, payload, contribution.payload_digest)
             payloads.append(payload)
@@ -242,7 +244,7 @@ class CatchUp:
 
     def _distrust(self, peer: bytes, why: str) -> None:
         self._avoid.add(peer)
-        self._log.warning("catch-up source refused", peer=transport.node_id(peer)[:12], why=why)
+        self._log.warning("catch-up source refused", peer=transport.short_id(peer), why=why)
 
 
 def decision(encoded: bytes) -> consensus.CommitCertificate:

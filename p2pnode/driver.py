@@ -17,22 +17,25 @@ from typing import Any, Protocol, assert_never
 import trio
 
 import consensus
+import transport
 from p2pnode.delays import Delays
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 
 VOTE_RECORD = b"V"  # an engine's record (consensus.record)
 CONTRIBUTION_RECORD = b"C"  # the height, then the envelope of our own CONTRIBUTION
+SILENCE_RECORD = b"S"  # the height until whose decision a node signs nothing, because it lost an earlier log
 REMOTE_EVENTS_MAX = 2048  # what peers may have waiting here; beyond it their connections are read no further
 BLOCKS_KEPT_MAX = 64  # undecided blocks kept for peers who lack one: a few views of two heights
 
 
 @dataclass(frozen=True, slots=True)
 class Revival:
-    """From the decision of ``height`` on, ``engine()`` replaces the observing engine."""
+    """From the decision of ``height`` on, ``engine()`` replaces the observing engine; until then nothing is signed, and ``why``."""
 
     height: int
     engine: Callable[[], consensus.Engine]
+    why: str
 
 
 class Voice(Protocol):
@@ -110,8 +113,16 @@ class Driver:
         self._inbox: deque[consensus.Event] = deque()
         self._arrived = Signal()
         self._drained = Signal()
+        self._applying = False
         self._blocks: dict[bytes, consensus.Block] = {}
         self._nursery: trio.Nursery
+
+    @property
+    def silent(self) -> str | None:
+        """Why this node signs nothing now, or ``None``."""
+        if self.cannot_vote is None and self._revival is not None:
+            return f"{self._revival.why}; observing until height {self._revival.height} is decided"
+        return self.cannot_vote
 
     def deliver(self, event: consensus.Event) -> None:
         """Hand the engine an event of our own making."""
@@ -119,8 +130,14 @@ class Driver:
         self._arrived.fire()
 
     async def deliver_remote(self, event: consensus.Event) -> None:
-        """Hand the engine an event that a peer caused; waits while too many are unread."""
+        """Hand the engine an event that a peer caused; waits while too many are unread.
+
+        While a decision is applied, which may take the bytes of a payload from these very peers, waiting would keep the bytes from
+        arriving: what is too much then is dropped, and repeated by its sender.
+        """
         while len(self._inbox) >= REMOTE_EVENTS_MAX:
+            if self._applying:
+                return
             await self._drained.wait()
         self.deliver(event)
 
@@ -141,26 +158,34 @@ class Driver:
                 await self._carry_out_all(self.engine.step(event))
 
     async def append(self, *records: bytes) -> bool:
-        """Make records durable off the loop; False once the log cannot be written (then this node signs nothing any more)."""
-        if self.cannot_vote is not None:
+        """Make records durable off the loop; False where this node signs nothing (any more)."""
+        if self.silent is not None:
             return False
         try:
             await trio.to_thread.run_sync(self._vote_log.append, *records)
         except VoteLogFault as fault:
-            self.cannot_vote = str(fault)
-            self._log.error(
-                "voting stopped", why=str(fault), hint="free the disk or replace it, then restart; nothing is lost"
-            )
+            self._stop_voting(fault)
             return False
         return True
 
+    def _stop_voting(self, fault: VoteLogFault) -> None:
+        self.cannot_vote = str(fault)
+        self._log.error(
+            "voting stopped", why=str(fault), hint="free the disk or replace it, then restart; nothing is lost"
+        )
+
     async def _carry_out_all(self, effects: Sequence[consensus.Effect]) -> None:
-        """In order; neighbouring records share one fdatasync, which returns before the next effect of another kind."""
+        """In order; neighbouring records share one fdatasync, which returns before the next effect of another kind.
+
+        The payloads that a COMMIT answers for are on the disk before its record is, because a restart sends again what it finds there.
+        """
         records: list[bytes] = []
         for effect in effects:
             if isinstance(effect, consensus.Persist):
                 records.append(VOTE_RECORD + effect.record.encode())
                 continue
+            if isinstance(effect, consensus.Broadcast) and isinstance(effect.message, consensus.Commit):
+                await self._duties.make_payloads_durable(effect.message.block_hash)
             if records:
                 await self.append(*records)
                 records = []
@@ -168,10 +193,8 @@ class Driver:
         if records:
             await self.append(*records)
 
-    async def _broadcast(self, message: consensus.Message) -> None:
-        """A vote leaves only when its record, and for a COMMIT the payloads that it answers for, are on the disk."""
-        if isinstance(message, consensus.Commit) and message.block_hash != consensus.NIL:
-            await self._duties.make_payloads_durable(message.block_hash)
+    def _broadcast(self, message: consensus.Message) -> None:
+        """A vote leaves only when its record is on the disk."""
         if self.cannot_vote is None:
             self._note_sent(message)
             self._voice.broadcast(message)
@@ -183,7 +206,7 @@ class Driver:
             case consensus.Persist():
                 raise consensus.LocalFault("records are made durable in _carry_out_all")
             case consensus.Broadcast(message=message):
-                await self._broadcast(message)
+                self._broadcast(message)
             case consensus.BroadcastCertificate(certificate=certificate):
                 if self.cannot_vote is None:  # it may hold a vote of ours that is not on the disk
                     self._voice.broadcast_certificate(certificate)
@@ -207,9 +230,7 @@ class Driver:
                 self._duties.accused(evidence)
                 self._voice.broadcast_evidence(evidence)
             case consensus.Refused(peer=peer, reason=reason):
-                self.counters.refused += 1
-                self.counters.last_refusal = reason
-                self._log.warning("refused", peer=peer.hex()[:12] if peer else "", why=reason)
+                self._refused(peer, reason)
             case _:
                 assert_never(effect)
 
@@ -230,8 +251,17 @@ class Driver:
         self._enter("prepare")
         ok, reason = await self._duties.check(block)
         self.counters.times.checked = time.monotonic()
-        self._delays.note_check(time.monotonic() - began)
+        if ok:  # a proposer who lists what cannot be had must not teach us patience
+            self._delays.note_check(time.monotonic() - began)
+        if not ok:
+            self._refused(block.header.proposer, f"proposal for height {block.height}: {reason}")
         self.deliver(consensus.BlockChecked(block_hash=block.hash, ok=ok, reason=reason))
+
+    def _refused(self, peer: bytes | None, reason: str) -> None:
+        """Counted and logged; what is merely wrong is never evidence."""
+        self.counters.refused += 1
+        self.counters.last_refusal = reason
+        self._log.warning("refused", peer=transport.short_id(peer) if peer else "", why=reason)
 
     async def _fetch(self, request: consensus.FetchBlock) -> None:
         block = await self._voice.fetch_block(request.block_hash, request.holders)
@@ -242,7 +272,9 @@ class Driver:
         self.counters.times.decided = time.monotonic()
         self._enter("apply")
         self._blocks = {block.hash: block}
+        self._applying = True
         await self._duties.decided(block, certificate)
+        self._applying = False
         if self.cannot_vote is None:
             await trio.to_thread.run_sync(self._prune, block.height)
         if self._revival is not None and block.height >= self._revival.height:
@@ -254,7 +286,7 @@ class Driver:
         try:
             self._vote_log.prune(lambda data: record_height(data) > height)
         except VoteLogFault as fault:
-            self.cannot_vote = str(fault)
+            self._stop_voting(fault)
 
     def started(self) -> None:
         """A height starts: the clock of its phases is wound."""
@@ -282,6 +314,6 @@ class Driver:
 
 def record_height(data: bytes) -> int:
     """The height that a record of the vote log belongs to."""
-    if data[:1] == CONTRIBUTION_RECORD:
+    if data[:1] in (CONTRIBUTION_RECORD, SILENCE_RECORD):
         return int.from_bytes(data[1:9], "big")
     return consensus.Record.decode(data[1:]).height

@@ -160,7 +160,7 @@ class Gossip:
                 attachment=envelope.attachment,
             )
         except consensus.Malformed as problem:
-            self._log.warning("message refused", peer=transport.node_id(event.peer_key)[:12], why=str(problem))
+            self._log.warning("message refused", peer=transport.short_id(event.peer_key), why=str(problem))
             return
         if event.is_first:
             self._echo(event)
@@ -188,7 +188,7 @@ class Gossip:
                 case _:
                     raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
         except (Malformed, consensus.Malformed) as problem:
-            self._log.warning("frame refused", peer=transport.node_id(event.peer_key)[:12], why=str(problem))
+            self._log.warning("frame refused", peer=transport.short_id(event.peer_key), why=str(problem))
 
     async def _deliver(self, event: consensus.Event) -> None:
         if self.deliver is not None:  # not before this node knows where the chain is

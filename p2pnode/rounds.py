@@ -245,7 +245,7 @@ class Rounds:
             await trio.to_thread.run_sync(compression.check, payload, self.parts.layout)
         except PayloadError as problem:
             pool.reject(contribution)
-            self.parts.log.warning("payload refused", peer=contribution.author.hex()[:12], why=str(problem))
+            self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), why=str(problem))
             return False
         await trio.to_thread.run_sync(self.parts.blobs.put, payload, contribution.payload_digest)
         if pool is self.pool:
@@ -317,7 +317,7 @@ class Rounds:
     def accused(self, evidence: consensus.Evidence) -> None:
         """Evidence is pending until a block carries it (rule e)."""
         self.parts.log.warning(
-            "evidence", node=evidence.author.hex()[:12], kind=str(evidence.kind), height=evidence.height
+            "evidence", node=transport.short_id(evidence.author), kind=str(evidence.kind), height=evidence.height
         )
         self._pending_since = self._pending_since or time.monotonic()
         self._fetching.start_soon(partial(trio.to_thread.run_sync, self.parts.store.put_evidence, [evidence]))
