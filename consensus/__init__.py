@@ -17,13 +17,14 @@ What a driver owes the engine:
  6. Verify the signature of every message before `MessageReceived`, with the same Ed25519 library everywhere; decode with
     `decode_message`. Certificates, blocks and evidence are verified by the engine through `verify`, which must not raise.
  7. `Broadcast` and `BroadcastCertificate` go to every peer, members first, best effort; the engine repeats what matters. Do
-    not feed them back: the engine has counted its own.
+    not feed them back: the engine has counted its own. Send `engine.greeting()` to a peer that has just connected.
  8. `SetTimer`: step `TimerFired(timer)` after so many seconds. Nothing need be cancelled, stale alarms are ignored.
  9. `BuildBlock`: make the listed payloads durable and compute the root, then `build_block(template, ...)` and `BlockBuilt`.
-    Not answering is allowed; the view then changes.
+    Not answering is allowed; the view then changes. List only what `contribution_problem` finds nothing against.
 10. `CheckBlock`: fetch the payloads, write them, recompute the root with `weights(...)`, and step `BlockChecked` once. Payloads
     that are listed are on disk before BlockChecked(ok=True), fdatasynced before the COMMIT that may follow.
 11. `FetchBlock`: ask the holders, step `BlockReceived` with what comes. It is repeated about every second while missing.
+    Others ask us in the same way: answer from the chain, or with `engine.block(hash)`.
 12. `Decide`: make block and certificate durable before any later effect, then apply. The engine has moved on to the next
     height and waits for `StartHeight`, which "collect, then agree" or `HeightWanted` calls for. If our own computation cannot
     reproduce the certified root, stop stepping and repair: the certificate is right.
@@ -46,7 +47,7 @@ from consensus.certificate import (
     check_certificate,
     decode_certificate,
 )
-from consensus.chain import BlockTemplate, ChainState, build_block, check_block
+from consensus.chain import BlockTemplate, ChainState, build_block, check_block, contribution_problem
 from consensus.committee import Committee
 from consensus.effects import (
     Behind,
@@ -162,6 +163,7 @@ __all__ = [
     "check_block",
     "check_certificate",
     "check_evidence",
+    "contribution_problem",
     "decode_certificate",
     "decode_message",
     "weights",

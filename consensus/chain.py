@@ -86,6 +86,13 @@ def build_block(template: BlockTemplate, *, contributions: Iterable[Contribution
     return Block(header, listed, template.evidence, state.last_certificate)
 
 
+def contribution_problem(contribution: Contribution, state: ChainState) -> str | None:
+    """Why the block after `state` may not list it (its signature and payload apart), or None."""
+    if contribution.height != state.height + 1:
+        return "a contribution for another height"
+    return None if contribution.base_root == state.model_root else "a contribution computed from another model"
+
+
 def check_block(block: Block, state: ChainState, verify: Verify) -> str | None:
     """Why this block may not follow `state`, or None. Cheap checks first, signatures last.  # rule B2"""
     return _check_links(block, state) or _check_body(block, state) or _check_signatures(block, state, verify)
@@ -110,8 +117,10 @@ def _check_links(block: Block, state: ChainState) -> str | None:
 
 def _check_body(block: Block, state: ChainState) -> str | None:
     header = block.header
-    if any(c.base_root != state.model_root for c in block.contributions):
-        return "a contribution computed from another model"
+    for contribution in block.contributions:
+        problem = contribution_problem(contribution, state)
+        if problem is not None:
+            return problem
     updates = any(c.purpose == Purpose.UPDATE for c in block.contributions)
     if not updates and header.model_root != header.previous_root:
         return "a new model without an update"  # rule B3

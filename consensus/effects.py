@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from consensus.block import Block
-from consensus.certificate import Certificate, CommitCertificate
+from consensus.certificate import Certificate, CommitCertificate, PrepareCertificate, ViewCertificate
 from consensus.chain import BlockTemplate
 from consensus.events import Timer
 from consensus.evidence import Evidence
@@ -114,3 +114,11 @@ Effect: TypeAlias = (
     | ReportEvidence
     | Refused
 )
+
+
+def to_all(thing: Message | Certificate) -> Broadcast | BroadcastCertificate:
+    match thing:
+        case PrepareCertificate() | CommitCertificate() | ViewCertificate():
+            return BroadcastCertificate(thing)
+        case _:
+            return Broadcast(thing)

@@ -14,13 +14,13 @@ from consensus.certificate import Certificate, CommitCertificate, PrepareCertifi
 from consensus.chain import ChainState
 from consensus.effects import (
     Behind,
-    BroadcastCertificate,
     Decide,
     Effect,
     HeightWanted,
     Refused,
     ReportEvidence,
     SetTimer,
+    to_all,
 )
 from consensus.errors import LocalFault, Malformed
 from consensus.events import (
@@ -42,7 +42,7 @@ from consensus.events import (
 from consensus.evidence import Evidence, check_evidence, evidence_of
 from consensus.facts import Facts
 from consensus.height import Height
-from consensus.identifiers import PublicKey, Sign, Signature, Verify
+from consensus.identifiers import Digest, PublicKey, Sign, Signature, Verify
 from consensus.journal import Journal
 from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
 from consensus.messages import Commit, Message, Prepare, Proposal
@@ -106,6 +106,17 @@ class Engine:
     def pending_evidence(self) -> tuple[Evidence, ...]:
         """Proofs that no block holds yet."""
         return self._suspicion.pending()
+
+    def block(self, block_hash: Digest) -> Block | None:
+        """A block of the running height or of the one decided last, to serve somebody's FetchBlock."""
+        facts = [self._ended, None if self._running is None else self._running.facts]
+        return next((block for f in facts if f is not None and (block := f.block(block_hash)) is not None), None)
+
+    def greeting(self) -> list[Message | Certificate]:
+        """What a peer that has just connected should hear without waiting for the repetition; the same things.  # rule R1"""
+        member = self._me is not None and self._me in self.state.membership.previous
+        last = self.state.last_certificate if member else None
+        return [*([last] if last else []), *(self._running.to_repeat() if self._running is not None else [])]
 
     # -- the one way in --
 
@@ -204,7 +215,7 @@ class Engine:
         self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
         self._suspicion.moved_to(state)
-        self._waiting.moved_to(state)
+        self._waiting.moved_to(state, verify=self._verify)
         self._wanted_told = False
         self._want()
 
@@ -277,10 +288,10 @@ class Engine:
 
     def _repeat(self) -> None:
         """# rule R1"""
-        if self._me is not None and self._me in self.state.membership.previous and self.state.last_certificate:
-            self._effects.append(BroadcastCertificate(self.state.last_certificate))
+        for thing in self.greeting():
+            self._effects.append(to_all(thing))
         if self._running is not None:
-            self._running.repeat()
+            self._running.fetch_again()
         self._behind_told = 0
         self._wanted_told = False
         self._want()

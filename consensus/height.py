@@ -15,7 +15,7 @@ from enum import IntEnum
 from consensus.block import Block
 from consensus.certificate import CommitCertificate, PrepareCertificate, ViewCertificate
 from consensus.chain import BlockTemplate, ChainState
-from consensus.effects import BroadcastCertificate, BuildBlock, CheckBlock, Effect, FetchBlock, SetTimer
+from consensus.effects import BroadcastCertificate, BuildBlock, CheckBlock, Effect, FetchBlock, SetTimer, to_all
 from consensus.encoding import Kind
 from consensus.events import Timer, TimerKind
 from consensus.evidence import Evidence
@@ -95,7 +95,8 @@ class Height:
         self.step = {Kind.PROPOSAL: Step.PROPOSE, Kind.PREPARE: Step.PREPARE, Kind.COMMIT: Step.COMMIT}[last.kind]
         self._tell_status()
         self._arm(TimerKind.PROPOSE)
-        self.repeat()
+        for thing in self.to_repeat():
+            self._emit(to_all(thing))
         self._run()
 
     # -- events --
@@ -154,15 +155,13 @@ class Height:
                 return
         self._run()
 
-    def repeat(self) -> None:
-        """Say again what a lost message may have hidden.  # rule R1"""
+    def to_repeat(self) -> list[Vote | PrepareCertificate | ViewCertificate | CommitCertificate]:
+        """What a lost message may have hidden from others.  # rule R1"""
         facts = self.facts
-        for vote in self._journal.of_view(self.view):
-            self._journal.resend(vote)
-        if self._journal.me is not None:
-            for certificate in (facts.prepared, facts.view_certificate, facts.decision):
-                if certificate is not None:
-                    self._emit(BroadcastCertificate(certificate))
+        shown = (facts.prepared, facts.view_certificate, facts.decision) if self._journal.me is not None else ()
+        return [*self._journal.of_view(self.view), *(c for c in shown if c is not None)]
+
+    def fetch_again(self) -> None:
         self._fetching.clear()
         self._fetch()
 

@@ -72,10 +72,6 @@ class Journal:
         self._emit(Broadcast(status))
         return status
 
-    def resend(self, vote: Vote) -> None:
-        """The same bytes again; they have been in the log since they were signed."""
-        self._emit(Broadcast(vote))
-
     def votes(self) -> list[Vote]:
         """Everything signed at this height, in the order of its slots."""
         return [self._votes[slot] for slot in sorted(self._votes)]

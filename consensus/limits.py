@@ -21,8 +21,8 @@ CANDIDATES_MAX = 4096
 VIEW_MAX = 2**31 - 1
 """Protocol. valid_view is a signed 32-bit integer on the wire."""
 
-BLOCK_BYTES_MAX = 512 * 1024
-"""Above the largest block that the bounds above allow (about 120 KB), far below what would hurt to hold."""
+BLOCK_BYTES_MAX = 128 * 1024
+"""Just above the largest block that the bounds above allow (107 KB)."""
 
 CERTIFICATE_BYTES_MAX = 64 + MEMBERS_MAX * (32 + 32 + 64)
 """The widest certificate: a view certificate of every member."""
@@ -39,8 +39,8 @@ VIEWS_KEPT_MAX = 64
 BLOCKS_PER_HEIGHT_MAX = 64
 """Blocks held for one height beyond those that a certificate names; two per view are all that two proposals can bring."""
 
-WAITING_PER_MEMBER_MAX = 12
-"""Messages of the next height kept per member while this one runs: four kinds in the first two views, and some conflicts."""
+WAITING_PER_MEMBER_MAX = 4
+"""Messages of one kind kept per member and height that has not started: two views, and a conflict in each."""
 
 CONTRIBUTIONS_WATCHED_MAX = 4096
 """Contributions per height remembered to notice a second one; the members' are remembered even when this is full."""

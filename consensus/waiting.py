@@ -31,8 +31,13 @@ class Waiting:
         self._claims[message.author] = max(self._claims.get(message.author, 0), message.height)
         if message.height <= state.height + 2:
             held = self._messages.setdefault(message.height, {}).setdefault(message.author, [])
-            if len(held) < WAITING_PER_MEMBER_MAX and message not in held:
+            alike = [other for other in held if other.kind == message.kind]
+            if len(alike) < WAITING_PER_MEMBER_MAX and message not in alike:
                 held.append(message)
+                self._look_at(message, state, verify)
+
+    def _look_at(self, message: Message, state: ChainState, verify: Verify) -> None:
+        """Only the first view's proposal, so that what is examined before the height starts is bounded like what is kept."""
         if self._proposed_height < message.height == state.height + 1 and _is_good(message, state, verify):
             self._proposed_height = message.height
 
@@ -74,11 +79,14 @@ class Waiting:
         spoken = claims[committee.blocking() - 1] if len(claims) >= committee.blocking() else 0
         return max(spoken, self.certified_height)
 
-    def moved_to(self, state: ChainState) -> None:
+    def moved_to(self, state: ChainState, *, verify: Verify) -> None:
         self._messages = {height: held for height, held in self._messages.items() if height > state.height}
         self._claims = {author: h for author, h in self._claims.items() if h > state.height + 1}
         if self._decision is not None and self._decision.height <= state.height:
             self._decision = None
+        for held in self._messages.get(state.height + 1, {}).values():
+            for message in held:
+                self._look_at(message, state, verify)
 
 
 def _committee(state: ChainState, height: int) -> Committee | None:
@@ -88,7 +96,7 @@ def _committee(state: ChainState, height: int) -> Committee | None:
 
 
 def _is_good(message: Message, state: ChainState, verify: Verify) -> bool:
-    if not isinstance(message, Proposal):
+    if not isinstance(message, Proposal) or message.view != 0:
         return False
     right = message.author == state.membership.current.proposer(message.height, message.view)
     return right and check_block(message.block, state, verify) is None

@@ -191,5 +191,5 @@ def test_the_largest_block_fits_its_bounds() -> None:
         for i, c in enumerate(crowd)  # type: ignore[arg-type]
     ]
     block = build_block(BlockTemplate(SECOND_STATE, key(2)), contributions=listed, model_root=Digest(b"\3" * 32))
-    assert len(block.encode()) + MEMBERS_MAX * 96 + 16 * 600 < BLOCK_BYTES_MAX
+    assert len(block.encode()) + MEMBERS_MAX * 96 + 16 * 440 < BLOCK_BYTES_MAX
     assert problem(Block.decode(block.encode())) is None

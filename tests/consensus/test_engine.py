@@ -462,6 +462,15 @@ class TestHeights:
         held = bench.engine._waiting._messages
         assert list(held) == [2] and len(held[2][key(1)]) == WAITING_PER_MEMBER_MAX
 
+    def test_a_newcomer_is_greeted_and_served(self, bench: Bench) -> None:
+        block = locked(bench)
+        names = [type(thing).__name__ for thing in bench.engine.greeting()]
+        assert names == ["Prepare", "Commit", "PrepareCertificate"]
+        assert bench.engine.block(block.hash) == block and bench.engine.block(NIL) is None
+        bench.accept(*[bench.commit(i, 0, block) for i in (1, 2)])
+        assert bench.engine.idle and bench.engine.block(block.hash) == block
+        assert [type(thing).__name__ for thing in bench.engine.greeting()] == ["CommitCertificate"]
+
     def test_a_decision_of_the_next_height_is_enough_to_follow(self) -> None:
         bench = Bench()
         block = bench.block(1, 1)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from consensus.engine import Engine
+from consensus.facts import Facts
 from tests.consensus.simulation import lockstep, world
 from tests.consensus.simulation.mutants import MUTANTS
 from tests.consensus.simulation.options import drawn
@@ -36,18 +38,15 @@ def test_the_simulation_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             world.run(drawn(seed))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("silenced", ["repetition", "locks"])
+@pytest.mark.parametrize("silenced", ["repetition", "prepared blocks"])
 def test_what_liveness_rests_on(silenced: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the repetition runs stall; without any path that carries locks they do too."""
-    from consensus.height import Height
-
+    """Without the repetition runs stall; without any path that carries locks (embedded, status, repetition) they do too."""
     if silenced == "repetition":
-        monkeypatch.setattr(Height, "repeat", lambda self: None)
+        monkeypatch.setattr(Engine, "_repeat", lambda self: None)
     else:
-        monkeypatch.setattr(Height, "_tell_status", lambda self: None)
-        monkeypatch.setattr(Height, "_may_propose_yet", lambda self, current: True)
-        monkeypatch.setattr(Height, "_lock_allows", lambda self, p: self.lock is None)
+        monkeypatch.setattr(
+            Facts, "prepared", property(lambda self: None, lambda self, certificate: None), raising=False
+        )
     with pytest.raises(Violation, match="STALL"):
         for seed in range(BUDGET):
-            world.run(drawn(seed, nodes=4, deadline=150.0))
+            world.run(drawn(seed, nodes=4, founders=None, deadline=150.0))
