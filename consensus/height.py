@@ -95,8 +95,8 @@ class Height:
         self.step = {Kind.PROPOSAL: Step.PROPOSE, Kind.PREPARE: Step.PREPARE, Kind.COMMIT: Step.COMMIT}[last.kind]
         self._tell_status()
         self._arm(TimerKind.PROPOSE)
-        for thing in self.to_repeat():
-            self._emit(to_all(thing))
+        for said in self.to_repeat():
+            self._emit(to_all(said))
         self._run()
 
     # -- events --
