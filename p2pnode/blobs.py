@@ -33,6 +33,8 @@ class Blobs:
         self._snapshots = snapshots
         directory.mkdir(mode=0o700, exist_ok=True)
         snapshots.mkdir(mode=0o700, exist_ok=True)
+        for torn in directory.glob("*/*.part"):
+            torn.unlink()  # a write that a crash cut short
         self._lock = threading.Lock()
         self._leaf_lists: OrderedDict[bytes, list[bytes]] = OrderedDict()
         self._models: OrderedDict[bytes, Replica] = OrderedDict()

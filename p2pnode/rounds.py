@@ -247,11 +247,11 @@ class Rounds:
             pool.reject(contribution)
             self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), why=str(problem))
             return False
+        if pool is not self.pool:
+            return False  # decided meanwhile: nobody will ask for these bytes
         await trio.to_thread.run_sync(self.parts.blobs.put, payload, contribution.payload_digest)
-        if pool is self.pool:
-            self._hold(contribution, payload)
-        else:
-            pool.hold(Held(contribution, payload, time.monotonic()))
+        pool.hold(Held(contribution, payload, time.monotonic()))
+        self.changed.fire()
         return True
 
     def _hold(self, contribution: consensus.Contribution, payload: bytes) -> None:
@@ -406,8 +406,9 @@ class Rounds:
         replica = await self._reproduce(block)
         round_ = self.timings.applied(round_)
         await trio.to_thread.run_sync(self.parts.store.amend_round, block.height, round_)
-        self._close(block)
-        self._become(Position(state, replica, following(self.recent, block)))
+        if self.state.height < block.height:  # catch-up may have been quicker while we waited
+            self._close(block)
+            self._become(Position(state, replica, following(self.recent, block)))
 
     async def _reproduce(self, block: consensus.Block) -> Replica:
         """The certified model. A node that cannot reproduce it stops voting and takes it from its peers (DESIGN section 3)."""
@@ -450,6 +451,16 @@ class Rounds:
             self._settled = (block.height, own.contribution in block.contributions)
         if block.evidence:
             self._pending_since = None
+        self._fetching.start_soon(
+            self._drop_unlisted, self.pool, frozenset(c.payload_digest for c in block.contributions)
+        )
+
+    async def _drop_unlisted(self, pool: Pool, listed: frozenset[bytes]) -> None:
+        """Bytes that no block names are kept for nobody: else strangers could fill the disk."""
+        for held in pool.held():
+            digest = held.contribution.payload_digest
+            if digest not in listed:
+                await trio.to_thread.run_sync(self.parts.blobs.drop, digest)
 
     def _become(self, position: Position) -> None:
         """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""

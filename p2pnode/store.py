@@ -3,8 +3,8 @@
 What it is: durable facts that were agreed on, plus this node's own timings of them. What it is not: the vote log (``wal.py``), which
 holds what this node signed before anything was agreed, nor payloads and snapshots (``blobs.py``).
 
-Rules for editing: every method blocks and is called off the event loop, one at a time (the connection carries a lock). A commit returns
-only when it is on disk (``synchronous=FULL``).
+Rules for editing: a commit returns only when it is on disk (``synchronous=FULL``), so writes are called off the event loop. Reads have a
+connection of their own and never wait for a write; the short ones may run on the loop.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import consensus
-from p2pnode.errors import UserError
+from p2pnode.errors import SetUpError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
@@ -32,30 +32,31 @@ class Store:
     """An open chain file.
 
     Raises:
-        UserError: the file is damaged, unreadable, or belongs to another network.
+        SetUpError: the file is damaged, unreadable, or belongs to another network.
     """
 
     def __init__(self, path: Path, chain_id: bytes) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._writing, self._reading = threading.Lock(), threading.Lock()
         try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
+            self._db = self._open()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if problems[0] != "ok":
                 raise sqlite3.DatabaseError(problems[0])
             self._db.executescript(_SCHEMA)
+            self._reader = self._open()
             held = self.note("chain_id")
         except sqlite3.Error as problem:
-            raise UserError(
+            raise SetUpError(
                 f"the chain file {path} is damaged: {problem}",
                 hint=f"move {path.name} away and start again: the node fetches the chain anew and keeps its key and its votes",
             ) from problem
         if held is None:
             self.put_note("chain_id", chain_id)
         elif held != chain_id:
-            raise UserError(
+            raise SetUpError(
                 f"the chain file {path} belongs to network {held.hex()[:16]}, this home to {chain_id.hex()[:16]}",
                 hint="use the home that belongs to the file, or move the file away",
             )
@@ -65,24 +66,22 @@ class Store:
     ) -> None:
         """Make a decision durable: the block, its certificate and this node's timings of the round."""
         row = (block.height, block.hash, block.encode(), certificate.encode(), json.dumps(round_))
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
 
     def amend_round(self, height: int, round_: dict[str, Any]) -> None:
         """Replace the timings of a round once more of them are known. They are talk, not agreement."""
-        with self._lock:
-            self._db.execute("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height))
+        self._write("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height))
 
     def height(self) -> int:
         """The highest decided height on disk, 0 when there is none."""
-        with self._lock:
-            row = self._db.execute("SELECT MAX(height) FROM blocks").fetchone()
+        with self._reading:
+            row = self._reader.execute("SELECT MAX(height) FROM blocks").fetchone()
         return int(row[0] or 0)
 
     def block_rows(self, first: int, count: int) -> list[tuple[bytes, bytes]]:
         """Encoded (block, certificate) pairs of consecutive heights from ``first``."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading:
+            rows = self._reader.execute(
                 "SELECT height, block, certificate FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
                 (first, count),
             ).fetchall()
@@ -90,45 +89,60 @@ class Store:
         return [(block, certificate) for _, block, certificate in consecutive]
 
     def block_with_hash(self, digest: bytes) -> bytes | None:
-        with self._lock:
-            row = self._db.execute("SELECT block FROM blocks WHERE hash = ?", (digest,)).fetchone()
+        with self._reading:
+            row = self._reader.execute("SELECT block FROM blocks WHERE hash = ?", (digest,)).fetchone()
         return row[0] if row else None
 
     def rounds(self, last: int) -> list[dict[str, Any]]:
         """The newest ``last`` rounds as this node saw them, oldest first."""
-        with self._lock:
-            rows = self._db.execute("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", (last,)).fetchall()
+        with self._reading:
+            rows = self._reader.execute("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", (last,)).fetchall()
         return [json.loads(row[0]) for row in reversed(rows)]
 
     def round(self, height: int) -> dict[str, Any] | None:
-        with self._lock:
-            row = self._db.execute("SELECT round FROM blocks WHERE height = ?", (height,)).fetchone()
+        with self._reading:
+            row = self._reader.execute("SELECT round FROM blocks WHERE height = ?", (height,)).fetchone()
         return json.loads(row[0]) if row else None
 
     def put_evidence(self, evidence: Sequence[consensus.Evidence]) -> None:
-        rows = [(e.author, str(e.kind), e.height, e.view, e.encode()) for e in evidence]
-        with self._lock:
-            self._db.executemany("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, ?)", rows)
+        for e in evidence:
+            row = (e.author, str(e.kind), e.height, e.view, e.encode())
+            self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, ?)", row)
 
     def evidence(self) -> list[tuple[bytes, str, int, int]]:
         """Every known offence as (public key, kind, height, view)."""
-        with self._lock:
-            return self._db.execute("SELECT node, kind, height, view FROM evidence ORDER BY height, view").fetchall()
+        with self._reading:
+            return self._reader.execute(
+                "SELECT node, kind, height, view FROM evidence ORDER BY height, view"
+            ).fetchall()
 
     def evidence_proofs(self) -> list[bytes]:
         """Every known offence in its encoded form, which anybody can check."""
-        with self._lock:
-            return [row[0] for row in self._db.execute("SELECT data FROM evidence").fetchall()]
+        with self._reading:
+            return [row[0] for row in self._reader.execute("SELECT data FROM evidence").fetchall()]
 
     def note(self, name: str) -> bytes | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        with self._reading:
+            row = self._reader.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def put_note(self, name: str, value: bytes) -> None:
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def close(self) -> None:
-        with self._lock:
+        with self._writing, self._reading:
+            self._reader.close()
             self._db.close()
+
+    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+        with self._writing:
+            try:
+                self._db.execute(statement, row)
+            except sqlite3.Error as problem:
+                raise SetUpError(
+                    f"the chain file {self._path} cannot be written: {problem}",
+                    "free the disk or repair it and start again; nothing that was decided is lost",
+                ) from problem
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5.0)
