@@ -1,8 +1,8 @@
 """Lock-step scenarios of one height: who hears what in each view is drawn from the seed, timers fire when the script says.
 
 The paths that carry locks for liveness (view statuses, repeated certificates) are off, because they hide safety mistakes: a
-mutant that forgets its lock is saved by them. Three honest engines of four; the traitor says anything it can sign to each of
-them separately, and re-proposes with every certificate that the votes of the run can make.
+mutant that forgets its lock is saved by them. The traitors (one of four, two of seven) say anything they can sign to each honest
+engine separately, and re-propose with every certificate that the votes of the run can make.
 """
 
 import random
@@ -53,8 +53,8 @@ class LockStep:
         self.state = genesis(nodes)
         self.engine_class = engine_class
         self.forgetful = forgetful  # a mutant: restarts without its log
-        self.traitor = self.rng.randrange(nodes)
-        self.honest = [i for i in range(nodes) if i != self.traitor]
+        self.traitors = self.rng.sample(range(nodes), (nodes - 1) // 3)
+        self.honest = [i for i in range(nodes) if i not in self.traitors]
         self.logs: dict[int, list[Record]] = {i: [] for i in self.honest}
         self.witness = Witness({key(i) for i in self.honest}, self.signatures, self.state)
         self.engines = {i: self._engine(i) for i in self.honest}
@@ -65,9 +65,9 @@ class LockStep:
         self.answers: list[Event] = []
         self.done: set[int] = set()
         for salt in (b"a", b"b"):
-            listed = [contribution(self.signatures, self.traitor, self.state, salt=salt)]
-            self.blocks.append(block_on(BlockTemplate(self.state, key(self.traitor)), listed))
-        self.blocks.append(wrong_root(BlockTemplate(self.state, key(self.traitor)), listed))
+            listed = [contribution(self.signatures, self.traitors[0], self.state, salt=salt)]
+            self.blocks.append(block_on(BlockTemplate(self.state, key(self.traitors[0])), listed))
+        self.blocks.append(wrong_root(BlockTemplate(self.state, key(self.traitors[0])), listed))
 
     def _engine(self, index: int) -> Engine:
         return self.engine_class(
@@ -94,9 +94,10 @@ class LockStep:
 
     def _propose(self, view: int) -> None:
         proposer = self.state.membership.current.proposer(1, view)
-        if proposer == key(self.traitor):
+        traitor = next((i for i in self.traitors if key(i) == proposer), None)
+        if traitor is not None:
             for i in self.honest:
-                proposal = self._traitors_proposal(view)
+                proposal = self._traitors_proposal(traitor, view)
                 if proposal is not None:
                     self.step(i, MessageReceived(proposal))
         else:
@@ -107,8 +108,9 @@ class LockStep:
     def _spread(self, view: int, kind: type) -> None:
         self._deliver(kind)
         for i in self.honest:
-            for vote in self._traitors_votes(view, kind):
-                self.step(i, MessageReceived(vote))
+            for traitor in self.traitors:
+                for vote in self._traitors_votes(traitor, view, kind):
+                    self.step(i, MessageReceived(vote))
         for author, message in self.late:
             if self.rng.random() < 0.1:
                 self.step(self.rng.choice([i for i in self.honest if i != author]), MessageReceived(message))
@@ -148,31 +150,32 @@ class LockStep:
         made = []
         for (view, block_hash, valid_view), votes in sorted(self.prepares.items()):
             signers = {author: vote.signature for author, vote in votes.items()}
-            own = self._sign(Prepare(key(self.traitor), 1, view, block_hash, valid_view, b""))
-            signers[own.author] = own.signature
+            for traitor in self.traitors:
+                own = self._sign(Prepare(key(traitor), 1, view, block_hash, valid_view, b""))
+                signers[own.author] = own.signature
             made.append(PrepareCertificate(1, view, block_hash, valid_view, tuple(sorted(signers.items()))))
         return made
 
-    def _traitors_proposal(self, view: int) -> Proposal | None:
-        choices = [Proposal(key(self.traitor), 1, view, block, None, b"") for block in self.blocks]
+    def _traitors_proposal(self, traitor: int, view: int) -> Proposal | None:
+        choices = [Proposal(key(traitor), 1, view, block, None, b"") for block in self.blocks]
         named = {block.hash: block for block in self.blocks}
         for certificate in self._certificates():
             if certificate.view < view and certificate.block_hash in named:
                 block = named[certificate.block_hash]
-                choices.append(Proposal(key(self.traitor), 1, view, block, certificate, b""))
+                choices.append(Proposal(key(traitor), 1, view, block, certificate, b""))
         if self.rng.random() < 0.1:
             return None
         return self._sign(self.rng.choice(choices))
 
-    def _traitors_votes(self, view: int, kind: type) -> list[Prepare | Commit]:
+    def _traitors_votes(self, traitor: int, view: int, kind: type) -> list[Prepare | Commit]:
         names = [NIL, *(block.hash for block in self.blocks)]
         votes = []
         for name in self.rng.sample(names, k=self.rng.choice((1, 1, 2))):
             if kind is Commit:
-                votes.append(self._sign(Commit(key(self.traitor), 1, view, name, b"")))
+                votes.append(self._sign(Commit(key(traitor), 1, view, name, b"")))
             else:
                 valid = self.rng.randrange(-1, view) if name != NIL and view and self.rng.random() < 0.5 else -1
-                votes.append(self._sign(Prepare(key(self.traitor), 1, view, name, valid, b"")))
+                votes.append(self._sign(Prepare(key(traitor), 1, view, name, valid, b"")))
         return votes
 
     def _sign(self, message):
