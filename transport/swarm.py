@@ -24,7 +24,7 @@ from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
 from transport.dialing import DialFailure, DialPlan, Target
 from transport.envelope import SeenCache
-from transport.errors import Malformed, RequestFailed, UserError
+from transport.errors import Malformed, RemoteFault, RequestFailed, UserError
 from transport.establish import DialError, Introduction, establish
 from transport.events import (
     BootstrapFailed,
@@ -486,7 +486,10 @@ class Swarm:
                 continue
             if not session.pex.may_tell(trio.current_time()):
                 return
-            self._add_record(record)
+            try:
+                self._add_record(record)
+            except Malformed as error:
+                raise RemoteFault(session.name, f"it relayed {error}", proven=True) from None
 
     def _take_record(self, session: Session, shaken: Shaken) -> None:
         """A peer's own record, from its HELLO."""

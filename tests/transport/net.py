@@ -105,8 +105,8 @@ class Node:
         return self.swarm.identity.public_key
 
     def knows(self, *others: Node) -> bool:
-        """Connected to each of them."""
-        return all(self.swarm.is_connected(other.key) for other in others)
+        """Connected to each of them, and told so."""
+        return all(self.swarm.is_connected(o.key) and self.ups_and_downs(o.key).endswith("+") for o in others)
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.seen if isinstance(event, kind)]
@@ -250,32 +250,31 @@ class Rogue:
     async def send(self, *data: bytes) -> None:
         await self.shaken.stream.send_all(b"".join(data))
 
-    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """What the node sends, until it closes."""
+    async def receive(self) -> tuple[int, bytes] | None:
+        """The next frame that the node sends, or None once it has closed."""
         decoder: FrameDecoder = self.shaken.decoder
-        while True:
-            while (frame := decoder.next()) is not None:
-                yield frame
+        while (frame := decoder.next()) is None:
             try:
                 data = await self.shaken.stream.receive_some(65536)
             except trio.BrokenResourceError:
-                return
+                return None
             if not data:
-                return
+                return None
             decoder.feed(bytes(data))
+        return frame
 
     async def next(self, kind: int) -> bytes:
         """The body of the next frame of a kind."""
         with trio.fail_after(PATIENCE_SECONDS):
-            async for found, body in self.frames():
-                if found == kind:
-                    return body
+            while (frame := await self.receive()) is not None:
+                if frame[0] == kind:
+                    return frame[1]
         raise AssertionError(f"closed before a frame of kind 0x{kind:02x}")
 
     async def closed(self) -> None:
         """Until the node closes the connection."""
         with trio.fail_after(PATIENCE_SECONDS):
-            async for _ in self.frames():
+            while await self.receive() is not None:
                 pass
 
     async def leave(self) -> None:
@@ -288,4 +287,4 @@ def random_bytes(count: int) -> bytes:
 
 
 def everybody_knows_everybody(nodes: Sequence[Node]) -> bool:
-    return all(a.swarm.is_connected(b.key) for a in nodes for b in nodes if a is not b)
+    return all(a.knows(b) for a in nodes for b in nodes if a is not b)
