@@ -183,7 +183,7 @@ def test_a_damaged_file_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         PeerBook.load(b"p2pnode-book-1\n" + b"x" + data + bytes(183 - (len(data) + 2) % 183))
     with pytest.raises(Malformed):
-        PeerBook.load(data)
+        PeerBook.load(b"\0" + data)
 
 
 def test_a_touched_record_in_the_file_is_left_out() -> None:
