@@ -257,7 +257,7 @@ class Swarm:
             return
         self._half_open[remote.host] += 1
         try:
-            shaken = await establish(tcp, self._introduction(tcp, remote, expected=None), is_client=False)
+            shaken = await self._establish(tcp, remote, expected=None, is_client=False)
         except DialError as error:
             if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
                 self._refuse(error.name, error.reason)
@@ -355,18 +355,29 @@ class Swarm:
         self._plan.lost(session.key, trio.current_time())
         self._dial_changed.set()
 
-    def _introduction(self, tcp: trio.SocketStream, remote: Address, *, expected: PublicKey | None) -> Introduction:
-        local = _address(tcp.socket.getsockname())
-        return Introduction(
-            identity=self.identity,
-            tls=self._tls,
-            chain_id=self._chain_id,
-            record=self._own_record(local, remote.scope),
-            remote=remote,
-            local=local,
-            expected=expected,
-            admit=self._admit,
-        )
+    async def _establish(
+        self, tcp: trio.SocketStream, remote: Address, *, expected: PublicKey | None, is_client: bool
+    ) -> Shaken:
+        """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
+        try:
+            local = _address(tcp.socket.getsockname())
+            introduction = Introduction(
+                identity=self.identity,
+                tls=self._tls,
+                chain_id=self._chain_id,
+                record=self._own_record(local, remote.scope),
+                remote=remote,
+                local=local,
+                expected=expected,
+                admit=self._admit,
+            )
+            return await establish(tcp, introduction, is_client=is_client)
+        except DialError:
+            raise
+        except Exception as error:  # a bug of ours that this peer brought out: loud, and only this connection ends
+            await trio.aclose_forcefully(tcp)
+            self.log.error("handshake_crashed", peer=str(remote), error=repr(error), exc_info=True)
+            raise DialError(str(remote), DialFailure.CLOSED, "internal error") from error
 
     def _admit(self, key: PublicKey, *, is_client: bool) -> tuple[Bye, str] | None:
         """Why not to go on with a peer whose certificate proved its key; None to go on."""
@@ -438,12 +449,14 @@ class Swarm:
             raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
         except OSError as error:
             raise DialError(name, *_connect_failure(error)) from None
+        except ValueError:  # a name that IDNA cannot encode, for one
+            raise DialError(name, DialFailure.UNREACHABLE, "not a name that can be looked up") from None
         try:
             remote = _address(tcp.socket.getpeername())
         except OSError:
             await trio.aclose_forcefully(tcp)
             raise DialError(name, DialFailure.CLOSED, "it closed the connection at once") from None
-        return await establish(tcp, self._introduction(tcp, remote, expected=target.key), is_client=True)
+        return await self._establish(tcp, remote, expected=target.key, is_client=True)
 
     def _dial_failed(self, target: Target, error: DialError) -> None:
         now = trio.current_time()

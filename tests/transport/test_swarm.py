@@ -215,8 +215,9 @@ async def test_a_bootstrap_that_is_down_and_comes_up(net: Network) -> None:
     assert len(bob.log.named("bootstrap_reached")) == 1
 
 
-async def test_a_name_that_does_not_exist(net: Network) -> None:
-    node = await net.node(Address("does-not-exist.invalid", 1))
+@pytest.mark.parametrize("name", ["does-not-exist.invalid", "a..b", "x" * 70, "nul\0"])
+async def test_a_name_that_does_not_exist(net: Network, name: str) -> None:
+    node = await net.node(Address(name, 1))
     await net.until(lambda: bool(node.of(BootstrapFailed)))
     assert node.of(BootstrapFailed)[0].failure in (DialFailure.UNREACHABLE, DialFailure.TIMED_OUT)
 
@@ -379,3 +380,15 @@ async def test_a_connection_that_crashes_us_takes_no_other_along(net: Network, m
     await net.until(lambda: bool(alice.log.named("connection_crashed")))
     assert alice.ups_and_downs(carol.key) == "+"
     await net.until(lambda: alice.knows(bob))
+
+
+async def test_a_handshake_that_crashes_us_takes_nothing_along(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = await net.pair()
+
+    def crash(key: object, *, is_client: bool) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(alice.swarm, "_admit", crash)
+    carol = await net.node(alice)
+    await net.until(lambda: bool(alice.log.named("handshake_crashed")) and bool(carol.of(BootstrapFailed)))
+    assert alice.knows(bob)
