@@ -44,6 +44,7 @@ class Voice(Protocol):
     def broadcast(self, message: consensus.Message) -> None: ...
     def broadcast_certificate(self, certificate: consensus.Certificate) -> None: ...
     def broadcast_evidence(self, evidence: consensus.Evidence) -> None: ...
+    def tell(self, peer: bytes, things: Sequence[consensus.Message | consensus.Certificate]) -> None: ...
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None: ...
 
 
@@ -111,6 +112,7 @@ class Driver:
         self._log = log
         self._revival = revival
         self._inbox: deque[consensus.Event] = deque()
+        self._newcomers: deque[bytes] = deque()
         self._arrived = Signal()
         self._drained = Signal()
         self._applying = False
@@ -141,6 +143,17 @@ class Driver:
             await self._drained.wait()
         self.deliver(event)
 
+    def greet(self, peer: bytes) -> None:
+        """A peer has just come: between two steps, so that nothing is shown before it is durable, it is told what it may have missed."""
+        self._newcomers.append(peer)
+        self._arrived.fire()
+
+    def _greet(self) -> None:
+        while self._newcomers:
+            peer = self._newcomers.popleft()
+            if self.cannot_vote is None:
+                self._voice.tell(peer, self.engine.greeting())
+
     def block(self, block_hash: bytes) -> consensus.Block | None:
         """An undecided block that this node has seen, for peers who lack it."""
         return self._blocks.get(block_hash)
@@ -151,8 +164,10 @@ class Driver:
             self._nursery = nursery
             self._inbox.appendleft(consensus.Begin())
             while True:
-                while not self._inbox:
+                self._greet()
+                if not self._inbox:
                     await self._arrived.wait()
+                    continue
                 event = self._inbox.popleft()
                 self._drained.fire()
                 await self._carry_out_all(self.engine.step(event))

@@ -60,6 +60,7 @@ class Gossip:
     ) -> None:
         self.statuses: dict[bytes, Status] = {}
         self.on_status: Callable[[], None] = lambda: None
+        self.on_peer: Callable[[bytes], None] = lambda _: None
         self.deliver: Callable[[consensus.Event], Any] | None = None
         self.undecided_block: Callable[[bytes], consensus.Block | None] = lambda _: None
         self._identity = identity
@@ -72,6 +73,7 @@ class Gossip:
         self._committee = committee
         self._log = log
         self._status: Status | None = None
+        self._offered: consensus.Contribution | None = None
 
     # --- speaking ----------------------------------------------------------------------------------------------------------------
 
@@ -104,11 +106,22 @@ class Gossip:
         )
 
     def broadcast(self, message: consensus.Message) -> None:
+        if isinstance(message, consensus.Contribution):
+            self._offered = message
         self._swarm.publish(self.envelope(message).frame())
 
     def send(self, to: Sequence[bytes], message: consensus.Message) -> None:
         """To some peers only. No honest node needs it; the attacks do."""
         self._swarm.publish(self.envelope(message).frame(), to=[transport.PublicKey(key) for key in to])
+
+    def tell(self, peer: bytes, things: Sequence[consensus.Message | consensus.Certificate]) -> None:
+        """What a peer that has just come may have missed."""
+        for thing in things:
+            match thing:
+                case consensus.PrepareCertificate() | consensus.CommitCertificate() | consensus.ViewCertificate():
+                    self._swarm.publish(transport.encode_frame(FrameKind.CERTIFICATE, thing.encode()), to=[peer])
+                case _:
+                    self.send([peer], thing)
 
     def broadcast_certificate(self, certificate: consensus.Certificate) -> None:
         self._swarm.publish(transport.encode_frame(FrameKind.CERTIFICATE, certificate.encode()))
@@ -136,9 +149,7 @@ class Gossip:
                     await self._frame(event)
                 case transport.PeerConnected(peer=peer):
                     failures.clear()
-                    if self._status is not None:
-                        frame = transport.encode_frame(FrameKind.STATUS, self._status.encode())
-                        self._swarm.publish(frame, to=[peer.key])
+                    self._greet(peer.key)
                 case transport.PeerDisconnected(peer=peer):
                     self.statuses.pop(peer.key, None)
                     self.on_status()
@@ -148,6 +159,16 @@ class Gossip:
                     pass
                 case _:
                     assert_never(event)
+
+    def _greet(self, peer: transport.PublicKey) -> None:
+        """A peer that has just come is told where we stand, and what we offer to the open height."""
+        status, offered = self._status, self._offered
+        if status is None:
+            return
+        self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()), to=[peer])
+        if offered is not None and offered.height == status.height + 1:
+            self.send([peer], offered)
+        self.on_peer(peer)
 
     async def _envelope(self, event: transport.EnvelopeReceived, hear: Callable[[consensus.Message], None]) -> None:
         envelope = event.envelope

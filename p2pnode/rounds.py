@@ -221,15 +221,26 @@ class Rounds:
 
     def heard(self, contribution: consensus.Contribution) -> None:
         """A signed announcement arrived. Its bytes are fetched beside everything else."""
-        if contribution.height == self.state.height + 2:
-            self._later[contribution.author] = (
-                contribution  # its author is a decision ahead of us; one an author, signed
-            )
+        ahead = contribution.height == self.state.height + 2
+        if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting
+            self._later[contribution.author] = contribution
             if len(self._later) > len(self.pool_members()) + STRANGERS_MAX:
                 self._later.pop(next(iter(self._later)))
             return
         if contribution.height == self.pool.height and self.pool.announce(contribution) is None:
             self._fetching.start_soon(self._fetch, self.pool, contribution, (contribution.author,))
+
+    def begin(self) -> None:
+        """This node knows where the chain is: it has a part in it from now on."""
+        self.synced = True
+        self._hear_later()
+        self.tell_status()
+        self.changed.fire()
+
+    def _hear_later(self) -> None:
+        later, self._later = self._later, {}
+        for contribution in later.values():
+            self.heard(contribution)
 
     async def _fetch(self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes]) -> bool:
         """Bring the bytes of one contribution into the pool. False when nobody has them or they are no payload."""
@@ -471,9 +482,7 @@ class Rounds:
         self._candidates.clear()
         self.pool = self._new_pool()
         self.timings.open(height + 1)
-        later, self._later = self._later, {}
-        for contribution in later.values():
-            self.heard(contribution)
+        self._hear_later()
         self.tell_status()
         self.changed.fire()
         self._fetching.start_soon(self._keep_house, height, replica, state.model_root)
