@@ -7,9 +7,7 @@ pex.py (who is out there), handshake.py, session.py (what a frame does), transfe
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,13 +16,14 @@ from random import Random
 
 import trio
 
-from transport import limits
+from transport import limits, sockets
 from transport.address import Address, Scope, may_hear
+from transport.ban import Ban
 from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
 from transport.dialing import DialFailure, DialPlan, Target
 from transport.envelope import SeenCache
-from transport.errors import Malformed, RemoteFault, RequestFailed, UserError
+from transport.errors import Malformed, RemoteFault, RequestFailed
 from transport.establish import DialError, Introduction, establish
 from transport.events import (
     BootstrapFailed,
@@ -84,8 +83,8 @@ class Swarm:
         self._plan = DialPlan(identity.public_key, self.rng)
         self._sessions: dict[PublicKey, Session] = {}
         self._members: frozenset[bytes] = frozenset()
-        self._banned_until: dict[bytes, float] = {}
-        self._not_holders_until: dict[bytes, float] = {}
+        self._banned = Ban()
+        self._liars = Ban()
         self._own_records: dict[Address, PeerRecord] = {}
         self._half_open: Counter[str] = Counter()
         self._bootstrap_state: dict[Address, DialFailure | None] = {}
@@ -164,7 +163,7 @@ class Swarm:
         def connected() -> list[Session]:
             now = trio.current_time()
             found = [self._sessions.get(PublicKey(key)) for key in holders()]
-            return [s for s in found if s is not None and self._not_holders_until.get(s.key, 0.0) <= now]
+            return [s for s in found if s is not None and not self._liars.holds(s.key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves)
         await Fetch(plan, holders=connected, sink=sink, lied=self._lied, log=self.log).run()
@@ -196,7 +195,12 @@ class Swarm:
 
         Raises UserError where it cannot listen.
         """
-        listeners = await self._open_listeners()
+        listeners: list[trio.SocketListener] = []
+        if self._listen is not None:
+            listeners = await sockets.listen(self._listen, fallback=self._listen_fallback)
+            self.bound = replace(self._listen, port=sockets.name_of(listeners[0].socket).port)
+            if self._listen.port not in (0, self.bound.port):
+                self.log.warning("port_taken", wanted=str(self._listen), listening=str(self.bound))
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -216,37 +220,12 @@ class Swarm:
             for listener in listeners:
                 listener.socket.close()
 
-    async def _open_listeners(self) -> list[trio.SocketListener]:
-        if self._listen is None:
-            return []
-        first = self._listen.port
-        last = first + limits.PORTS_TRIED_MAX if self._listen_fallback and first else first
-        for port in range(first, min(last, 65535) + 1):
-            try:
-                listeners = await trio.open_tcp_listeners(port, host=self._listen.host)
-            except OSError as error:
-                taken = errno.EADDRINUSE in (error.errno, getattr(error.__cause__, "errno", None))
-                if taken and port < last:
-                    continue
-                what = "the port is taken" if taken else error.strerror or str(error)
-                hint = (
-                    "choose another with --listen HOST:PORT" if taken else "--listen takes an address of this machine"
-                )
-                raise UserError(f"cannot listen on {self._listen.host} port {port}: {what}", hint) from None
-            bound_port = int(listeners[0].socket.getsockname()[1])
-            self.bound = replace(self._listen, port=bound_port)
-            if bound_port != first and first:
-                self.log.warning("port_taken", wanted=str(self._listen), listening=str(self.bound))
-            return listeners
-        raise AssertionError("unreachable")
-
     # --- Connections ------------------------------------------------------------------------------------------------
 
     async def _incoming(self, tcp: trio.SocketStream) -> None:
         """One connection that somebody made to us, from accept to end."""
-        try:
-            remote = _address(tcp.socket.getpeername())
-        except OSError:  # it has gone already
+        remote = sockets.peer_of(tcp.socket)
+        if remote is None:
             await trio.aclose_forcefully(tcp)
             return
         total, from_host = self._half_open.total(), self._half_open[remote.host]
@@ -330,7 +309,7 @@ class Swarm:
         if connection.fault is not None:
             self._refuse(connection.name, connection.fault.reason)
             if connection.fault.proven:
-                self._ban(session.key)
+                self._banned.add(session.key, trio.current_time())
         if session.connections or self._sessions.get(session.key) is not session:
             return
         if connection.is_retired and self._nursery is not None and connection.fault is None:
@@ -360,7 +339,7 @@ class Swarm:
     ) -> Shaken:
         """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
         try:
-            local = _address(tcp.socket.getsockname())
+            local = sockets.name_of(tcp.socket)
             introduction = Introduction(
                 identity=self.identity,
                 tls=self._tls,
@@ -386,7 +365,7 @@ class Swarm:
         session = self._sessions.get(key)
         if is_client and session is not None and session.active is not None:
             return Bye.DUPLICATE, "already connected"
-        if self._banned_until.get(key, 0.0) > trio.current_time():
+        if self._banned.holds(key, trio.current_time()):
             return Bye.BANNED, "it is banned for a proven fault"
         if session is None and key not in self._members and len(self._sessions) >= limits.PEERS_MAX:
             return Bye.FULL, "this node has enough peers"
@@ -396,13 +375,10 @@ class Swarm:
         self._refused += 1
         self.log.warning("peer_refused", peer=name, reason=reason)
 
-    def _ban(self, key: PublicKey) -> None:
-        _remember(self._banned_until, key, trio.current_time() + limits.BAN_SECONDS)
-
     def _lied(self, key: PublicKey) -> None:
         """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same (DESIGN.md 4)."""
         self._refuse(short_id(key), "it served bytes that do not match their digest")
-        _remember(self._not_holders_until, key, trio.current_time() + limits.BAN_SECONDS)
+        self._liars.add(key, trio.current_time())
 
     # --- Dialing ----------------------------------------------------------------------------------------------------
 
@@ -441,21 +417,11 @@ class Swarm:
 
     async def _connect(self, target: Target) -> Shaken:
         """TCP, TLS and HELLO with one target; raises DialError."""
-        name = str(target.address)
-        try:
-            with trio.fail_after(limits.CONNECT_SECONDS_MAX):
-                tcp = await trio.open_tcp_stream(target.address.host, target.address.port)
-        except trio.TooSlowError:
-            raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
-        except OSError as error:
-            raise DialError(name, *_connect_failure(error)) from None
-        except ValueError:  # a name that IDNA cannot encode, for one
-            raise DialError(name, DialFailure.UNREACHABLE, "not a name that can be looked up") from None
-        try:
-            remote = _address(tcp.socket.getpeername())
-        except OSError:
+        tcp = await sockets.connect(target.address)
+        remote = sockets.peer_of(tcp.socket)
+        if remote is None:
             await trio.aclose_forcefully(tcp)
-            raise DialError(name, DialFailure.CLOSED, "it closed the connection at once") from None
+            raise DialError(str(target.address), DialFailure.CLOSED, "it closed the connection at once")
         return await self._establish(tcp, remote, expected=target.key, is_client=True)
 
     def _dial_failed(self, target: Target, error: DialError) -> None:
@@ -556,32 +522,3 @@ class Swarm:
             await trio.sleep(limits.PEX_ASK_SECONDS * self.rng.uniform(0.8, 1.2))
             for session in self._sessions.values():
                 session.ask_for_peers()
-
-
-def _remember(until: dict[bytes, float], key: bytes, at: float) -> None:
-    """Bounded: the oldest entry makes room."""
-    until.pop(key, None)
-    until[key] = at
-    while len(until) > limits.BANS_MAX:
-        del until[next(iter(until))]
-
-
-def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-    """An address from what the socket says; mapped IPv4 is IPv4."""
-    address = Address(name[0].partition("%")[0], name[1])
-    ip = address.ip
-    return address if ip is None else Address(str(ip), address.port)
-
-
-def _connect_failure(error: OSError) -> tuple[DialFailure, str]:
-    """The class of a failed connect. trio raises one OSError for all addresses of a name, with the causes below it."""
-    causes: list[BaseException] = [error]
-    cause = error.__cause__
-    causes += cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause] if cause else []
-    if isinstance(error, socket.gaierror):
-        return DialFailure.UNREACHABLE, "the name is not known"
-    if any(isinstance(c, OSError) and c.errno == errno.ECONNREFUSED for c in causes):
-        return DialFailure.REFUSED, "nobody listens there"
-    if any(isinstance(c, OSError) and c.errno == errno.ETIMEDOUT for c in causes):
-        return DialFailure.TIMED_OUT, "no answer"
-    return DialFailure.UNREACHABLE, error.strerror or str(error)
