@@ -67,7 +67,6 @@ class PhaseTimes:
     started: float = 0.0
     proposed: float = 0.0
     checked: float = 0.0
-    prepared: float = 0.0
     committed: float = 0.0
     decided: float = 0.0
 
@@ -315,8 +314,8 @@ class Driver:
         """Our own votes mark where the round stands."""
         times = self.counters.times
         self.counters.view = getattr(message, "view", 0)
-        if isinstance(message, consensus.Prepare) and not times.prepared:
-            times.prepared = time.monotonic()
+        if isinstance(message, consensus.Proposal) and not times.proposed:
+            times.proposed = times.checked = time.monotonic()
         elif isinstance(message, consensus.Commit) and not times.committed:
             times.committed = time.monotonic()
             self._enter("commit")

@@ -1,15 +1,30 @@
 """What a round cost, as this node saw it: the figures behind ``rounds``, ``trace`` and ``localnet --json``.
 
-Seconds between moments of one monotonic clock. Talk, not agreement: nothing here is signed or compared.
+Seconds between moments of one monotonic clock. Talk, not agreement: nothing here is signed or compared. ``seconds`` of a row:
+
+    learn            from the moment M(h-1) stood here until our own update was ready
+    collect          until this node started the height (``collect``), our announcement included
+    propose          until a proposal was here; where we propose: until ours was sent
+    fetch_and_check  until the listed bytes were here and the root recomputed
+    prepare          until our COMMIT was sent
+    commit           until the decision
+    apply            until block and certificate were durable and M(h) stood here
+    total            the sum of these; of rounds that follow one another, the time from one model to the next
+    agree            from the proposal to the decision: fetch_and_check, prepare and commit
+
+What did not happen here (a node that was behind votes on nothing) takes no time, and what was under way then ends with it.
 """
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import consensus
 from consensus import Purpose
 from p2pnode.driver import PhaseTimes
 from transport import node_id
+
+PARTS = ("learn", "collect", "propose", "fetch_and_check", "prepare", "commit")
 
 
 class Timings:
@@ -47,9 +62,6 @@ class Timings:
         self._decided = now = times.decided or time.monotonic()
         self.last_decision = now
         updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
-        learn = (self._learned or self._learning or self.opened) - (self._learning or self.opened)
-        started = times.started or now
-        listed = any(c.author == me for c in updates)
         return {
             "height": block.height,
             "view": certificate.view,
@@ -60,26 +72,24 @@ class Timings:
             "probes": len(block.contributions) - len(updates),
             "contributors": [node_id(c.author) for c in updates],
             "payload_bytes": sum(c.payload_bytes for c in updates),
-            "listed": listed,
+            "listed": any(c.author == me for c in updates),
             "loss": self._loss,
-            "seconds": {
-                "learn": learn,
-                "collect": max(0.0, started - (self._learned or self.opened)),
-                "propose": _between(started, times.proposed),
-                "fetch_and_check": _between(times.proposed, times.checked),
-                "prepare": _between(times.prepared, times.committed),
-                "commit": _between(times.committed, now),
-                "agree": now - started,
-                "apply": 0.0,
-                "total": now - self.opened,
-            },
+            "seconds": self._seconds(times, now),
         }
 
     def applied(self, row: dict[str, Any]) -> dict[str, Any]:
         """The same row once the new model stands."""
-        seconds = {**row["seconds"], "apply": time.monotonic() - self._decided}
-        return {**row, "seconds": seconds}
+        now = time.monotonic()
+        return {**row, "seconds": {**row["seconds"], "apply": now - self._decided, "total": now - self.opened}}
 
-
-def _between(earlier: float, later: float) -> float:
-    return max(0.0, later - earlier) if earlier and later else 0.0
+    def _seconds(self, times: PhaseTimes, decided: float) -> dict[str, float]:
+        """Each part ends where the next begins, so that they add up."""
+        learned = self.opened if self._learning is None else self._learned or 0.0
+        ends = [learned, times.started, times.proposed, times.checked, times.committed, decided]
+        for index in reversed(range(len(ends) - 1)):
+            within = self.opened <= ends[index] <= ends[index + 1]
+            ends[index] = ends[index] if within else ends[index + 1]
+        lengths = [end - begin for begin, end in pairwise([self.opened, *ends])]
+        parts = dict(zip(PARTS, lengths, strict=True))
+        agree = parts["fetch_and_check"] + parts["prepare"] + parts["commit"]
+        return {**parts, "apply": 0.0, "total": decided - self.opened, "agree": agree}
