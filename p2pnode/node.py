@@ -13,6 +13,7 @@ peers' chain, and only then a voice in agreement.
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from p2pnode.client import Client
 from p2pnode.config import Config
 from p2pnode.control import serve_control
 from p2pnode.delays import Delays
-from p2pnode.driver import CONTRIBUTION_RECORD, VOTE_RECORD, Driver, Revival
+from p2pnode.driver import CONTRIBUTION_RECORD, SILENCE_RECORD, VOTE_RECORD, Driver, Revival
 from p2pnode.errors import SetUpError
 from p2pnode.founding import initialise
 from p2pnode.genesis import Genesis
@@ -46,7 +47,7 @@ from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds, Training
 from p2pnode.store import Store
 from p2pnode.view import View
-from p2pnode.wal import VoteLog
+from p2pnode.wal import Recovered, VoteLog, recover
 from p2pnode.worker import Worker
 
 __all__ = ["Kit", "Node", "initialise", "run"]
@@ -186,7 +187,7 @@ class Node:
         trainer, first_model = await trio.to_thread.run_sync(partial(self._make_trainer, genesis, text))
         assert self.store is not None
         if self.bound is not None:
-            self.store.put_note("port", self.bound.port.to_bytes(2, "big"))
+            await trio.to_thread.run_sync(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
         gossip = self.gossip = self._make_gossip(genesis, self.store)
         catchup = self.catchup = CatchUp(
             genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
@@ -201,12 +202,11 @@ class Node:
         await nursery.start(rounds.run)
         nursery.start_soon(driver.run)
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
-        gossip.on_status = rounds.changed.fire
+        gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
         self._resume(rounds, driver)
-        rounds.synced = True
-        rounds.tell_status()
-        rounds.changed.fire()
-        self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower(), join=self.view.join_line())
+        rounds.begin()
+        self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower())
+        self.log.info(f"another machine joins with: {self.view.join_line()}")
         nursery.start_soon(self._follow, catchup, rounds)
         nursery.start_soon(self._housekeep, rounds)
 
@@ -229,7 +229,7 @@ class Node:
     def _open_store(self, genesis: Genesis) -> Store:
         """The chain file; a chain without a vote log means that the log was lost, and with it what this node signed."""
         store = Store(self.home.chain, genesis.chain_id)
-        self.votes_lost = store.height() > 0 and not self.home.votes.exists()
+        self.votes_lost = store.height() > 0 and not recover(self.home.votes).begun
         return store
 
     async def _drain(self) -> None:
@@ -300,11 +300,7 @@ class Node:
 
     def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
         """The engine with what the vote log remembers; an observer where the log cannot be trusted."""
-        vote_log = self.vote_log = VoteLog(self.home.votes)
-        recovered = vote_log.recovered
-        problem = recovered.damage
-        if problem is None and self.votes_lost:
-            problem = "it is missing, though this home has a chain"
+        recovered = recover(self.home.votes)
         if recovered.torn_bytes:
             self.log.info("vote log: torn tail cut", bytes=recovered.torn_bytes)
 
@@ -315,24 +311,46 @@ class Node:
                 me=me, sign=gossip.sign, verify=transport.verify, state=rounds.state, records=records
             )
 
-        revival = None
-        if problem is not None:
-            height = max(catchup.chain.height, *(status.height for status in gossip.statuses.values()), 0) + 2
-            revival = Revival(height, partial(engine, voting=True))
-            self.log.error(
-                "vote log not usable",
-                why=problem,
-                hint=f"observing until height {height} is decided, then voting again",
-            )
+        anew, revival = None, self._revival(recovered, rounds, catchup, partial(engine, voting=True))
+        if revival is not None:
+            anew = [SILENCE_RECORD + revival.height.to_bytes(8, "big")]
+            hint = f"observing until height {revival.height} is decided, then voting again"
+            self.log.error("vote log not usable", why=revival.why, hint=hint)
+        self.vote_log = VoteLog(self.home.votes, anew=anew)
         return Driver(
-            engine=engine(voting=problem is None),
-            vote_log=vote_log,
+            engine=engine(voting=revival is None),
+            vote_log=self.vote_log,
             voice=gossip,
             duties=rounds,
             delays=self.delays,
             log=get_logger(part="driver"),
             revival=revival,
         )
+
+    def _revival(
+        self, recovered: Recovered, rounds: Rounds, catchup: CatchUp, engine: Callable[[], consensus.Engine]
+    ) -> Revival | None:
+        """Where this node cannot know what it signed: from when on it signs again, two heights beyond any that it can have signed in.
+
+        A node that decides alone waits for nobody, because nobody would ever decide that height: it goes on from its chain.
+        """
+        state = rounds.state
+        problem, height = recovered.damage, 0
+        for data in recovered.records:
+            if data[:1] == SILENCE_RECORD and int.from_bytes(data[1:9], "big") > state.height:
+                problem, height = "an earlier one was lost", int.from_bytes(data[1:9], "big")
+        if self.votes_lost:
+            problem = "it is missing, though this home has a chain"
+        if problem is None:
+            return None
+        committee = state.membership.current
+        if len(committee) == 1 and self.identity.public_key in committee:
+            self.log.error(
+                "vote log not usable", why=problem, hint="this node decides alone and goes on from its chain"
+            )
+            return None
+        seen = max((state.height, catchup.chain.height, *(s.height for s in rounds.parts.gossip.statuses.values())))
+        return Revival(height or seen + 2, engine, f"the vote log cannot be trusted: {problem}")
 
     def _resume(self, rounds: Rounds, driver: Driver) -> None:
         """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""

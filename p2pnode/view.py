@@ -4,8 +4,10 @@ What it is: read-only descriptions, and the few commands that an operator may gi
 (``render``). The names of the fields are a contract (DESIGN section 6); scripts depend on them.
 """
 
+import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +184,10 @@ class View:
 
     def join_line(self) -> str | None:
         """The exact line with which another machine joins; ``None`` before this node listens."""
-        address = self._node.config.announce or self._node.bound
+        bound = self._node.bound
+        if bound is not None and bound.is_wildcard:
+            bound = replace(bound, host=own_host(bound.host))
+        address = self._node.config.announce or bound
         return f"p2pnode start --bootstrap {address}" if address is not None else None
 
     def farewell(self) -> list[str]:
@@ -212,7 +217,7 @@ class View:
                 members_reachable=self._members_reachable(),
                 quorum=committee.quorum(),
                 is_member=rounds.role() is Role.MEMBER,
-                cannot_vote=driver.cannot_vote,
+                cannot_vote=driver.silent,
                 diverged=rounds.diverged,
                 syncing=node.catchup.doing if node.catchup is not None else None,
                 behind=max(0, claimed - rounds.state.height),
@@ -275,6 +280,19 @@ class View:
         rounds = self._running()
         rounds.tell_status()
         rounds.changed.fire()
+
+
+def own_host(wildcard: str) -> str:
+    """The address that this machine would speak from, for a listener on every interface; nothing is sent to find out."""
+    family, somewhere = (socket.AF_INET6, "2001:db8::1") if ":" in wildcard else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(
+                (somewhere, 9)
+            )  # documentation addresses (RFC 5737, 3849); a datagram socket only looks up a route
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
 
 
 def trace_rows(row: Mapping[str, Any]) -> list[Answer]:

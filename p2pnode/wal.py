@@ -10,10 +10,14 @@ damage before the tail means that something else wrote here, and the caller must
 
 import os
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+from p2pnode.errors import why
 
 _MAGIC = b"p2pnode-votes-1\n"
 _HEAD = struct.Struct(">IIQ")  # length, crc32 of sequence and data, sequence
@@ -27,33 +31,35 @@ class VoteLogFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was read at opening: whole records in order, bytes of torn tail cut, and whether the file was damaged before its tail."""
+    """What a log holds: whole records in order, bytes of torn tail, and whether the file was damaged before its tail.
+
+    ``begun`` is False where there is no log at all: no file, or one whose first line never reached the disk.
+    """
 
     records: tuple[bytes, ...]
     torn_bytes: int
     damage: str | None
+    begun: bool = True
 
 
 class VoteLog:
-    """An open vote log. Methods block; the caller runs them off the event loop."""
+    """An open vote log. Methods block; the caller runs them off the event loop, from any thread.
 
-    def __init__(self, path: Path) -> None:
+    ``anew`` replaces whatever the file holds, in one step: a log that was lost must not look like a good one for a moment. A damaged
+    file is kept beside.
+    """
+
+    def __init__(self, path: Path, *, anew: Sequence[bytes] | None = None) -> None:
         self._path = path
         self._failed: str | None = None
-        recovered, good_bytes, self._sequence = _read(path)
-        self.recovered = recovered
-        created = not path.exists()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if created:
-            os.write(self._fd, _MAGIC)
-            os.fsync(self._fd)
-            _sync_directory(path.parent)
-        elif recovered.damage is None:
-            os.ftruncate(self._fd, good_bytes)
+        self._lock = threading.Lock()
+        self.recovered, good_bytes, self._sequence = _read(path)
+        if not self.recovered.begun or self.recovered.damage is not None or anew is not None:
+            self._fd = self._rewrite(self.recovered.records if anew is None else anew)
         else:
-            # The evidence of the damage is kept beside; the log starts anew for what this node will sign from here on.
-            self._rewrite([])
-        os.lseek(self._fd, 0, os.SEEK_END)
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.ftruncate(self._fd, good_bytes)
+            os.lseek(self._fd, 0, os.SEEK_END)
 
     def append(self, *records: bytes) -> None:
         """Make records durable, with one fdatasync for all of them.
@@ -61,18 +67,18 @@ class VoteLog:
         Raises:
             VoteLogFault: the disk refused, now or earlier.
         """
-        if self._failed is not None:
-            raise VoteLogFault(self._failed)
         if any(len(data) > RECORD_BYTES_MAX for data in records):
             raise VoteLogFault(f"a record above {RECORD_BYTES_MAX} bytes")
-        frames = [_frame(self._sequence + offset, data) for offset, data in enumerate(records, start=1)]
-        self._sequence += len(records)
-        try:
-            _write_all(self._fd, b"".join(frames))
-            os.fdatasync(self._fd)
-        except OSError as problem:
-            self._failed = f"writing {self._path.name} failed: {problem.strerror}"
-            raise VoteLogFault(self._failed) from problem
+        with self._lock:
+            if self._failed is not None:
+                raise VoteLogFault(self._failed)
+            frames = [_frame(self._sequence + offset, data) for offset, data in enumerate(records, start=1)]
+            self._sequence += len(records)
+            try:
+                _write_all(self._fd, b"".join(frames))
+                os.fdatasync(self._fd)
+            except OSError as problem:
+                self._fail("writing", problem)
 
     def prune(self, keep: Callable[[bytes], bool]) -> None:
         """Once the file is large, drop the records that ``keep`` does not want (those of decided heights).
@@ -80,32 +86,49 @@ class VoteLog:
         Raises:
             VoteLogFault: the disk refused.
         """
-        if self._failed is not None or os.lseek(self._fd, 0, os.SEEK_END) < PRUNE_BYTES:
-            return
-        try:
-            recovered, _, _ = _read(self._path)
-            self._rewrite([data for data in recovered.records if keep(data)])
-        except OSError as problem:
-            self._failed = f"rewriting {self._path.name} failed: {problem.strerror}"
-            raise VoteLogFault(self._failed) from problem
+        with self._lock:  # an append between reading and renaming would be lost
+            if self._failed is not None or os.lseek(self._fd, 0, os.SEEK_END) < PRUNE_BYTES:
+                return
+            try:
+                recovered, _, _ = _read(self._path)
+                fresh = self._rewrite([data for data in recovered.records if keep(data)])
+            except OSError as problem:
+                self._fail("rewriting", problem)
+            os.close(self._fd)
+            self._fd = fresh
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._lock:
+            self._failed = f"{self._path.name} is closed"
+            os.close(self._fd)
 
-    def _rewrite(self, keep: list[bytes]) -> None:
-        fresh = self._path.with_suffix(".new")
+    def _fail(self, doing: str, problem: OSError) -> NoReturn:
+        self._failed = f"{doing} {self._path.name} failed: {why(problem)}"
+        raise VoteLogFault(self._failed) from problem
+
+    def _rewrite(self, keep: Sequence[bytes]) -> int:
+        """Put a log of these records in the file's place, whole or not at all. Returns its descriptor."""
+        fresh, damaged = self._path.with_suffix(".new"), self._path.with_suffix(".damaged")
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        _write_all(fd, _MAGIC)
-        for data in keep:
-            self._sequence += 1
-            _write_all(fd, _frame(self._sequence, data))
-        os.fsync(fd)
-        if self.recovered.damage is not None and not self._path.with_suffix(".damaged").exists():
-            self._path.rename(self._path.with_suffix(".damaged"))
-        fresh.rename(self._path)
-        _sync_directory(self._path.parent)
-        os.close(self._fd)
-        self._fd = fd
+        try:
+            _write_all(fd, _MAGIC)
+            for data in keep:
+                self._sequence += 1
+                _write_all(fd, _frame(self._sequence, data))
+            os.fsync(fd)
+            if self.recovered.damage is not None and not damaged.exists():
+                damaged.hardlink_to(self._path)  # the evidence of what happened; the log itself is never absent
+            fresh.rename(self._path)
+            _sync_directory(self._path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def recover(path: Path) -> Recovered:
+    """What the log at ``path`` holds, without opening it for writing."""
+    return _read(path)[0]
 
 
 def _frame(sequence: int, data: bytes) -> bytes:
@@ -117,11 +140,10 @@ def _read(path: Path) -> tuple[Recovered, int, int]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return Recovered((), 0, None), 0, 0
+        return Recovered((), 0, None, begun=False), 0, 0
     if not content.startswith(_MAGIC):
-        if _MAGIC.startswith(content):  # cut short while it was being created: nothing was ever signed
-            path.unlink()
-            return Recovered((), len(content), None), 0, 0
+        if _MAGIC.startswith(content):  # cut short while it was being created, or emptied since
+            return Recovered((), len(content), None, begun=False), 0, 0
         return Recovered((), 0, "it does not begin like a vote log"), 0, 0
     records: list[bytes] = []
     offset, sequence = len(_MAGIC), 0
