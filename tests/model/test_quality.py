@@ -9,7 +9,8 @@ Three runs on the same text, from the same first model, with the same trainer an
 Thirty rounds with `--long`, five without. Each test prints its figures.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,7 @@ SHORT, LONG = 5, 30
 
 @dataclass(frozen=True)
 class Run:
-    first: float  # held-out nats per byte, before and after
-    last: float
+    loss: float  # held-out nats per byte, after the last round
     tokens: int
 
 
@@ -46,7 +46,16 @@ class Uncompressed(ErrorFeedback):
         return b""
 
 
-class AllAuthors(Corpus):
+class Text(Corpus):
+    """Evaluates on all of the held-out text, for a difference of half a percent is lost in a node's 64 windows."""
+
+    def held_out(self) -> np.ndarray:
+        size = self.sequence
+        starts = [start for span in self.held_out_ranges for start in range(span.start, span.stop - size, size)]
+        return self._windows(starts)
+
+
+class AllAuthors(Text):
     """The batches of all four nodes as one batch."""
 
     def batch(self, count: int, *, author: bytes, **at: Any) -> np.ndarray:
@@ -67,12 +76,12 @@ def nodes(corpus: Corpus, feedback: type[ErrorFeedback], authors: tuple[bytes, .
 
 
 def network(text: bytes, rounds: int) -> Run:
-    trainers = nodes(Corpus(text), ErrorFeedback)
+    trainers = nodes(Text(text), ErrorFeedback)
     return schedule(trainers, rounds, lambda replica, payloads: replica.apply(payloads, [1] * len(payloads)))
 
 
 def in_turn(text: bytes, rounds: int) -> Run:
-    trainers = nodes(Corpus(text), Uncompressed)
+    trainers = nodes(Text(text), Uncompressed)
     return schedule(
         trainers, rounds, lambda replica, _: moved(replica, np.mean([t.feedback.update for t in trainers], 0))
     )
@@ -85,14 +94,14 @@ def data_parallel(text: bytes, rounds: int) -> Run:
 
 def schedule(trainers: list[Trainer], rounds: int, step: Callable[[Replica, list[bytes]], Replica]) -> Run:
     replica = Replica.initial(CONFIG, TRAINING, seed=0)
-    first, tokens = trainers[0].evaluate(replica), 0
+    tokens = 0
     for height in range(1, rounds + 1):
         updates = [trainer.learn(replica, height) for trainer in trainers]
         tokens += sum(update.tokens for update in updates if update)
         replica = step(replica, [update.payload for update in updates if update])
         for trainer in trainers:
             trainer.settle(height, True)
-    return Run(first, trainers[0].evaluate(replica), tokens)
+    return Run(trainers[0].evaluate(replica), tokens)
 
 
 @pytest.fixture(scope="module", params=[SHORT, pytest.param(LONG, marks=pytest.mark.long)])
@@ -112,22 +121,23 @@ def networked(text: bytes, rounds: int) -> Run:
 
 
 @pytest.fixture
-def say(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
-    writer = request.config.get_terminal_writer()
-    writer.line()
-    yield writer.line
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write
 
 
 def test_a_network_loses_nothing_to_compression_and_agreement(
     networked: Run, text: bytes, rounds: int, say: Callable[[str], None]
 ) -> None:
     plain, parallel = in_turn(text, rounds), data_parallel(text, rounds)
-    cost, gap = networked.last / plain.last - 1, networked.last / parallel.last - 1
+    cost, gap = networked.loss / plain.loss - 1, networked.loss / parallel.loss - 1
     say(
-        f"quality (a), {rounds} rounds: held-out {networked.last:.4f} as a network of four, {plain.last:.4f} in turn "
-        f"without compression ({cost:+.2%}, at most +0.50%), {parallel.last:.4f} data-parallel ({gap:+.2%}, at most +8%)"
+        f"quality (a), {rounds} rounds: held-out {networked.loss:.4f} as a network of four, {plain.loss:.4f} in turn "
+        f"without compression ({cost:+.2%}, at most +0.50%), {parallel.loss:.4f} data-parallel ({gap:+.2%}, at most +8%)"
     )
-    assert networked.first == plain.first == parallel.first
     assert cost <= 0.005
     assert gap <= 0.08
 
@@ -135,10 +145,10 @@ def test_a_network_loses_nothing_to_compression_and_agreement(
 def test_the_default_settings_learn_well(networked: Run, rounds: int, say: Callable[[str], None]) -> None:
     goal = {SHORT: 2.5, LONG: 2.0}[rounds]
     say(
-        f"quality (b), {rounds} rounds: held-out {networked.first:.4f} -> {networked.last:.4f} nats per byte "
+        f"quality (b), {rounds} rounds: held-out {networked.loss:.4f} nats per byte "
         f"(below {goal}), {networked.tokens / 1e6:.3f} M training tokens"
     )
     assert networked.tokens <= 1_300_000
     if SHAKESPEARE.exists():
-        assert networked.last < goal
-    assert networked.last < 0.6 * networked.first
+        assert networked.loss < goal
+    assert networked.loss < 3  # on any text: it began at 6
