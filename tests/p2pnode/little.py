@@ -4,9 +4,13 @@ Nothing here is a stand-in: blocks pass `consensus.check_block`, certificates ve
 """
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import trio
 
 import consensus
 import transport
@@ -27,6 +31,14 @@ TEXT = b"".join(b"line %d of a text that nobody would want to read twice\n" % nu
 PAYLOAD_BYTES = compression.payload_bytes(LAYOUT)
 
 Decided = tuple[consensus.Block, consensus.CommitCertificate]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let everybody else run until it is so. Threads work in real time, so a test's virtual clock does not bound this."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await trio.lowlevel.checkpoint()
 
 
 class RecordingLog:
