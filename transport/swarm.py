@@ -300,6 +300,8 @@ class Swarm:
         preferred = "outbound" if lower_is_me else "inbound"
         keeps_new = new.shaken.direction in (old.shaken.direction, preferred)
         (old if keeps_new else new).retire()
+        kept = new if keeps_new else old
+        self.log.debug("duplicate_connection", peer=session.name, kept=kept.shaken.direction)
         for oldest in session.connections[: -limits.LINKS_PER_PEER_MAX]:
             oldest.abort("duplicate connection")
 

@@ -162,28 +162,36 @@ async def test_a_simultaneous_dial_leaves_one_connection(net: Network, lower_dia
         await bob.stop()
 
 
-async def test_a_swap_of_connections_loses_nothing(net: Network) -> None:
-    """A second connection is forced while frames flow: the lower id's dial wins, everything arrives, nobody notices."""
-    alice, bob = await net.pair()
-    lower, higher = sorted((alice, bob), key=lambda n: n.swarm.identity.node_id)
-    winner = lower if lower is alice else higher  # alice was dialed by bob; force the other direction
-    admitted = winner.swarm._admit
-    winner.swarm._admit = lambda key, is_client: None if is_client else admitted(key, is_client=is_client)  # type: ignore[method-assign]
-    other = bob if winner is alice else alice
+@pytest.mark.parametrize("dials_again", ["lower", "higher"])
+async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: str) -> None:
+    """While frames flow, the one that was dialed dials too. The lower id's dial stays, everything arrives, nobody notices."""
+    identities = sorted((Identity.generate(), Identity.generate()), key=lambda i: i.node_id)
+    if dials_again == "higher":
+        identities.reverse()
+    alice = await net.node(identity=identities[0])
+    bob = await net.node(alice, identity=identities[1])
+    await net.until(lambda: alice.knows(bob) and bob.knows(alice))
+    # As if alice's dial had begun before bob's connection stood.
+    admit = alice.swarm._admit
+    alice.swarm._admit = lambda key, is_client: None if is_client else admit(key, is_client=is_client)  # type: ignore[method-assign]
     count = 400
 
     async def talk(node: Node) -> None:
+        """Frames before, across and after the swap."""
         for number in range(count):
+            if number == count - 50:
+                await net.until(lambda: bool(node.log.named("duplicate_connection")))
             node.swarm.publish(node.envelope(number).frame())
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(talk, alice)
         nursery.start_soon(talk, bob)
-        net.nursery.start_soon(winner.swarm._dial_one, Target(other.address, other.key, is_bootstrap=False))
+        net.nursery.start_soon(alice.swarm._dial_one, Target(bob.address, bob.key, is_bootstrap=False))
     await net.until(lambda: len(alice.envelopes()) == len(bob.envelopes()) == count)
-    assert winner.swarm._sessions[other.key].direction == "outbound", "the lower id's connection has won"
-    assert other.swarm._sessions[winner.key].direction == "inbound"
+    await net.until(lambda: all(node.log.named("duplicate_connection") for node in (alice, bob)))
+    kept = ("outbound", "inbound") if dials_again == "lower" else ("inbound", "outbound")
+    assert (alice.swarm.peers()[0].direction, bob.swarm.peers()[0].direction) == kept
     assert (alice.ups_and_downs(bob.key), bob.ups_and_downs(alice.key)) == ("+", "+")
 
 
