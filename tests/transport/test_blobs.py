@@ -202,18 +202,6 @@ async def test_a_holder_that_dies_in_the_middle_is_replaced(net: Network) -> Non
     assert sorted(target.indices) == list(range(80))
 
 
-async def test_a_holder_that_falls_silent_is_left_aside(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HOLDER_SECONDS_MAX", 0.2)
-    data = random_bytes(40 * LEAF_BYTES)
-    silent, good = Broken("hangs", 1), MemoryBlobs()
-    silent.add(data)
-    good.add(data)
-    centre, holders = await star(net, silent, good)
-    assert (await fetch(centre, data, *holders)).data == data
-    with pytest.raises(RequestFailed, match="fell silent"):
-        await fetch(centre, data, holders[0])
-
-
 async def test_many_fetches_at_once_from_one_holder(net: Network) -> None:
     blobs = [random_bytes(5 * LEAF_BYTES + n) for n in range(30)]
     source = MemoryBlobs()

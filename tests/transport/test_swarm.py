@@ -311,16 +311,14 @@ async def test_members_are_let_in_when_there_is_no_room(net: Network, monkeypatc
     await net.until(lambda: alice.knows(bob, carol))
 
 
-async def test_members_are_dialed_again_within_a_second_while_there_is_no_quorum(net: Network) -> None:
+async def test_a_member_that_comes_back_is_found_while_there_is_no_quorum(net: Network) -> None:
     alice, bob = await net.pair()
     bob.swarm.members([alice.key, bob.key])
     bob.swarm.quorum(False)
     await alice.stop()
     await net.until(lambda: bool(bob.of(PeerDisconnected)))
-    started = trio.current_time()
     await net.node(identity=alice.swarm.identity, listen=alice.address)
     await net.until(lambda: bob.ups_and_downs(alice.key) == "+-+")
-    assert trio.current_time() - started < 3.0
 
 
 async def test_a_taken_port_means_the_next_one_or_an_error(net: Network) -> None:
