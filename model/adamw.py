@@ -1,7 +1,8 @@
 """AdamW over one flat buffer: two moments, a count, and torch's fused kernel (Loshchilov and Hutter, arXiv 1711.05101).
 
 The kernel is called by itself because `torch.optim` brings torch's compiler with it, a second and a half of imports that
-every start of a node would pay. Same bits as `torch.optim.AdamW(fused=True)`; a test compares them.
+every start of a node would pay. Same bits as `torch.optim.AdamW(fused=True)`; a test compares them. The decoupled decay
+is not in here, for it spares some tensors and the buffer is one tensor to the kernel: see `Trainer._decay_matrices`.
 """
 
 import torch
@@ -22,7 +23,6 @@ class AdamW:
         self._values = values
         self._beta_first = float(training.beta_first)
         self._beta_second = float(training.beta_second)
-        self._weight_decay = float(training.weight_decay)
 
     @torch.no_grad()
     def step(self, gradient: Tensor, *, rate: float) -> None:
@@ -38,7 +38,7 @@ class AdamW:
             lr=rate,
             beta1=self._beta_first,
             beta2=self._beta_second,
-            weight_decay=self._weight_decay,
+            weight_decay=0.0,
             eps=_EPSILON,
             amsgrad=False,
             maximize=False,

@@ -15,7 +15,7 @@ def test_the_same_bits_as_torch() -> None:
     ours = torch.randn(5000, generator=generator)
     theirs = ours.clone().requires_grad_()
     mine = AdamW(ours, training)
-    reference = torch.optim.AdamW([theirs], lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    reference = torch.optim.AdamW([theirs], lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
     for step in range(5):
         gradient = torch.randn(5000, generator=generator)
         rate = 1e-3 * (step + 1) / 5

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from model import compression
 from model.config import ModelConfig, TrainingConfig
@@ -106,6 +107,18 @@ def test_the_rate_warms_up_over_the_nodes_life_and_then_stays() -> None:
             rates.append(node._rate())
         assert height
     assert rates == pytest.approx([0.0002, 0.0004, 0.0006, 0.0008, 0.001, 0.001, 0.001, 0.001])
+
+
+def test_decay_takes_its_share_of_the_matrices_once_and_leaves_the_gains() -> None:
+    node = trainer(replace(TRAINING, inner_rate="0.01", weight_decay="0.5", warmup_steps=0))
+    node._load(initial())
+    before = {name: weight.detach().clone() for name, weight in node._flat.weights.items()}
+    node._flat.gradient.zero_()
+    node._decay_matrices()
+    node._optimizer.step(node._flat.gradient, rate=node._rate())  # without a gradient, AdamW itself moves nothing
+    for name, weight in node._flat.weights.items():
+        expected = before[name] * (0.995 if weight.dim() > 1 else 1.0)
+        assert torch.allclose(weight, expected, rtol=1e-6), name
 
 
 @pytest.mark.parametrize("settled", [None, True, False])
