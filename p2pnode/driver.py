@@ -26,7 +26,6 @@ VOTE_RECORD = b"V"  # an engine's record (consensus.record)
 CONTRIBUTION_RECORD = b"C"  # the height, then the envelope of our own CONTRIBUTION
 SILENCE_RECORD = b"S"  # the height until whose decision a node signs nothing, because it lost an earlier log
 REMOTE_EVENTS_MAX = 2048  # what peers may have waiting here; beyond it their connections are read no further
-BLOCKS_KEPT_MAX = 64  # undecided blocks kept for peers who lack one: a few views of two heights
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,6 @@ class Driver:
         self._arrived = Signal()
         self._drained = Signal()
         self._applying = False
-        self._blocks: dict[bytes, consensus.Block] = {}
         self._nursery: trio.Nursery
 
     @property
@@ -155,7 +153,7 @@ class Driver:
 
     def block(self, block_hash: bytes) -> consensus.Block | None:
         """An undecided block that this node has seen, for peers who lack it."""
-        return self._blocks.get(block_hash)
+        return self.engine.block(consensus.Digest(block_hash))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -229,7 +227,6 @@ class Driver:
             case consensus.BuildBlock():
                 self._nursery.start_soon(self._build, effect)
             case consensus.CheckBlock(block=block):
-                self._remember(block)
                 self._nursery.start_soon(self._check, block)
             case consensus.FetchBlock():
                 self._nursery.start_soon(self._fetch, effect)
@@ -255,7 +252,6 @@ class Driver:
     async def _build(self, request: consensus.BuildBlock) -> None:
         block = await self._duties.build(request)
         if block is not None:
-            self._remember(block)
             self.deliver(consensus.BlockBuilt(height=request.height, view=request.view, block=block))
 
     async def _check(self, block: consensus.Block) -> None:
@@ -285,7 +281,6 @@ class Driver:
     async def _decide(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
         self.counters.times.decided = time.monotonic()
         self._enter("apply")
-        self._blocks = {block.hash: block}
         self._applying = True
         await self._duties.decided(block, certificate)
         self._applying = False
@@ -319,11 +314,6 @@ class Driver:
         elif isinstance(message, consensus.Commit) and not times.committed:
             times.committed = time.monotonic()
             self._enter("commit")
-
-    def _remember(self, block: consensus.Block) -> None:
-        self._blocks[block.hash] = block
-        while len(self._blocks) > BLOCKS_KEPT_MAX:
-            self._blocks.pop(next(iter(self._blocks)))
 
 
 def record_height(data: bytes) -> int:

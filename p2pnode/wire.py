@@ -1,16 +1,15 @@
 """What nodes say to one another beyond signed statements: frame kinds, request methods, and their bodies.
 
 Statuses are talk (unsigned, believed only as hints: whom to ask, whom to wait for); blocks, certificates and evidence carry their own
-signatures. Everything here is bounded and strict: a body that is not exactly of its form raises ``Malformed``.
+signatures. Everything here is bounded and strict: a body that is not of its form raises ``Malformed``. It is msgpack, which has many forms for
+one value: right for talk, and never signed or hashed.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NewType
 
-Height = NewType("Height", int)
+import msgpack
 
 
 class FrameKind(IntEnum):
@@ -43,14 +42,11 @@ class Malformed(ValueError):
 
 
 BLOCKS_PER_REQUEST_MAX = 64
+HEIGHT_MAX = 2**62  # what SQLite and arithmetic hold with room to spare
 BLOCKS_RESPONSE_BYTES_MAX = 8 << 20  # a page ends early rather than pass this
 BLOCK_BYTES_MAX = 1 << 20  # 256 contributions and certificates of 256 signatures stay below 200 KiB
 SNAPSHOTS_MAX = 8
-_STATUS = struct.Struct(">QQB32s")
-_BLOCKS = struct.Struct(">QH")
-_SNAPSHOT = struct.Struct(">Q32s")
-_LENGTHS = struct.Struct(">II")
-SNAPSHOTS_BYTES_MAX = SNAPSHOTS_MAX * _SNAPSHOT.size
+SNAPSHOTS_BYTES_MAX = 1024  # eight pairs of a height and a root, three times over
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,64 +59,94 @@ class Status:
     learning: int
 
     def encode(self) -> bytes:
-        return _STATUS.pack(self.height, self.learning, self.role, self.model_root)
+        return _pack((self.height, self.learning, int(self.role), self.model_root))
 
     @classmethod
     def decode(cls, body: bytes) -> "Status":
-        if len(body) != _STATUS.size:
-            raise Malformed(f"a status of {len(body)} bytes, {_STATUS.size} expected")
-        height, learning, role, root = _STATUS.unpack(body)
-        if role not in Role.__members__.values():
-            raise Malformed(f"unknown role {role}")
-        return cls(height=height, model_root=root, role=Role(role), learning=learning)
+        match _unpack(body, what="status"):
+            case [int(height), int(learning), int(role), bytes(root)] if len(root) == 32 and role in _ROLES:
+                return cls(height=_height(height), model_root=root, role=Role(role), learning=_height(learning))
+            case _:
+                raise Malformed("a status that is not [height, learning, role, root]")
 
 
 def encode_blocks_request(first: int, count: int) -> bytes:
-    return _BLOCKS.pack(first, count)
+    return _pack((first, count))
 
 
 def decode_blocks_request(body: bytes) -> tuple[int, int]:
     """The first height asked for and how many; the count is cut to what one page holds."""
-    if len(body) != _BLOCKS.size:
-        raise Malformed("a blocks request has the wrong length")
-    first, count = _BLOCKS.unpack(body)
-    return first, min(count, BLOCKS_PER_REQUEST_MAX)
+    match _unpack(body, what="blocks request"):
+        case [int(first), int(count)] if count >= 0:
+            return _height(first), min(count, BLOCKS_PER_REQUEST_MAX)
+        case _:
+            raise Malformed("a blocks request that is not [first, count]")
 
 
 def encode_blocks(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A page of encoded (block, certificate) pairs, as many as fit."""
-    parts: list[bytes] = []
-    size = 0
+    page, size = [], 0
     for block, certificate in rows:
-        size += _LENGTHS.size + len(block) + len(certificate)
+        size += len(block) + len(certificate) + 16
         if size > BLOCKS_RESPONSE_BYTES_MAX:
             break
-        parts += [_LENGTHS.pack(len(block), len(certificate)), block, certificate]
-    return b"".join(parts)
+        page.append((block, certificate))
+    return _pack(page)
 
 
 def decode_blocks(body: bytes) -> list[tuple[bytes, bytes]]:
-    rows: list[tuple[bytes, bytes]] = []
-    offset = 0
-    while offset < len(body):
-        if offset + _LENGTHS.size > len(body) or len(rows) == BLOCKS_PER_REQUEST_MAX:
-            raise Malformed("a page of blocks has the wrong length")
-        block_bytes, certificate_bytes = _LENGTHS.unpack_from(body, offset)
-        offset += _LENGTHS.size
-        end = offset + block_bytes + certificate_bytes
-        if block_bytes > BLOCK_BYTES_MAX or end > len(body):
-            raise Malformed("a page of blocks has the wrong length")
-        rows.append((body[offset : offset + block_bytes], body[offset + block_bytes : end]))
-        offset = end
+    """Encoded (block, certificate) pairs, neither of them looked into."""
+    page = _unpack(body, what="page of blocks")
+    if not isinstance(page, list) or len(page) > BLOCKS_PER_REQUEST_MAX:
+        raise Malformed("a page of blocks that is no short list")
+    rows = []
+    for row in page:
+        match row:
+            case [bytes(block), bytes(certificate)] if len(block) <= BLOCK_BYTES_MAX:
+                rows.append((block, certificate))
+            case _:
+                raise Malformed("a page of blocks that does not consist of [block, certificate]")
     return rows
 
 
 def encode_snapshots(snapshots: Sequence[tuple[int, bytes]]) -> bytes:
-    return b"".join(_SNAPSHOT.pack(height, root) for height, root in snapshots[:SNAPSHOTS_MAX])
+    return _pack(list(snapshots[:SNAPSHOTS_MAX]))
 
 
 def decode_snapshots(body: bytes) -> list[tuple[int, bytes]]:
     """(height, model root) of the models that a peer can serve whole."""
-    if len(body) % _SNAPSHOT.size or len(body) > SNAPSHOTS_MAX * _SNAPSHOT.size:
-        raise Malformed("a list of snapshots has the wrong length")
-    return [_SNAPSHOT.unpack_from(body, offset) for offset in range(0, len(body), _SNAPSHOT.size)]
+    listed = _unpack(body, what="list of snapshots")
+    if not isinstance(listed, list) or len(listed) > SNAPSHOTS_MAX:
+        raise Malformed("a list of snapshots that is no short list")
+    snapshots = []
+    for entry in listed:
+        match entry:
+            case [int(height), bytes(root)] if len(root) == 32:
+                snapshots.append((_height(height), root))
+            case _:
+                raise Malformed("a list of snapshots that does not consist of [height, root]")
+    return snapshots
+
+
+_ROLES = frozenset(int(role) for role in Role)
+
+
+def _height(value: int) -> int:
+    if not 0 <= value <= HEIGHT_MAX:
+        raise Malformed(f"a height of {value}")
+    return value
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def _unpack(body: bytes, *, what: str) -> object:
+    """One msgpack value of lists, integers and bytes. The transport has bounded the body; nothing in it can ask for more."""
+    try:
+        return msgpack.unpackb(
+            body, max_str_len=0, max_map_len=0, max_ext_len=0, max_array_len=len(body), strict_map_key=True
+        )
+    except (ValueError, msgpack.UnpackException) as problem:
+        raise Malformed(f"a {what} that is not msgpack: {problem}") from None

@@ -357,12 +357,3 @@ async def test_decided_heights_leave_the_log(path, monkeypatch):
 def test_the_height_of_a_record():
     assert record_height(CONTRIBUTION_RECORD + (7).to_bytes(8, "big") + b"rest") == 7
     assert record_height(SILENCE_RECORD + (9).to_bytes(8, "big")) == 9
-
-
-async def test_blocks_that_peers_may_ask_for_are_few(alone, monkeypatch):
-    monkeypatch.setattr(driver_module, "BLOCKS_KEPT_MAX", 2)
-    blocks = [Chain(4).grow(n, contributors=()).next_block(contributors=())[0] for n in range(3)]
-    for block in blocks:
-        alone.driver._remember(block)
-    assert [alone.driver.block(block.hash) for block in blocks] == [None, *blocks[1:]]
-    alone.vote_log.close()
