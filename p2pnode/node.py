@@ -203,7 +203,7 @@ class Node:
         nursery.start_soon(driver.run)
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
         gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
-        self._resume(rounds, driver)
+        await self._resume(rounds, driver)
         rounds.begin()
         self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower())
         self.log.info(f"another machine joins with: {self.view.join_line()}")
@@ -352,7 +352,7 @@ class Node:
         seen = max((state.height, catchup.chain.height, *(s.height for s in rounds.parts.gossip.statuses.values())))
         return Revival(height or seen + 2, engine, f"the vote log cannot be trusted: {problem}")
 
-    def _resume(self, rounds: Rounds, driver: Driver) -> None:
+    async def _resume(self, rounds: Rounds, driver: Driver) -> None:
         """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""
         assert self.store is not None and self.genesis is not None
         for data in self.vote_log.recovered.records:
@@ -366,7 +366,7 @@ class Node:
                     attachment=envelope.attachment,
                 )
                 if isinstance(message, consensus.Contribution):
-                    rounds.restore_contribution(message)
+                    await rounds.restore_contribution(message)
         for proof in self.store.evidence_proofs():
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))
 

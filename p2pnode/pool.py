@@ -4,10 +4,11 @@ A plain table without awaiting anything. What it is not: a judge of payloads (``
 do). Bounded by construction: one update and one probe an author, and a limited number of authors who are no members.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import consensus
+from p2pnode.errors import LocalFault
 
 STRANGERS_MAX = 64  # contributions a height from keys that are no members; each may cost a payload's bytes
 
@@ -26,11 +27,11 @@ class Held:
 class Pool:
     """Contributions to height ``height`` on the base model ``base_root``."""
 
-    def __init__(self, *, height: int, base_root: bytes, members: frozenset[bytes], payload_bytes_max: int) -> None:
+    def __init__(self, *, height: int, base_root: bytes, members: frozenset[bytes], payload_bytes: int) -> None:
         self.height = height
         self._base_root = base_root
         self._members = members
-        self._payload_bytes_max = payload_bytes_max
+        self._payload_bytes = payload_bytes
         self._announced: dict[Slot, consensus.Contribution] = {}
         self._held: dict[Slot, Held] = {}
         self._bad: set[bytes] = set()
@@ -45,8 +46,8 @@ class Pool:
             return f"it is for height {contribution.height}, the open one is {self.height}"
         if contribution.base_root != self._base_root:
             return "it was learned from another model"
-        if not 0 < contribution.payload_bytes <= self._payload_bytes_max:
-            return f"{contribution.payload_bytes} bytes of payload, at most {self._payload_bytes_max} are allowed"
+        if contribution.payload_bytes != self._payload_bytes:
+            return f"{contribution.payload_bytes} bytes of payload, this network's have {self._payload_bytes}"
         if slot in self._announced:
             return "its author announced one already"
         if contribution.author not in self._members and self._strangers() >= STRANGERS_MAX:
@@ -56,6 +57,8 @@ class Pool:
 
     def hold(self, held: Held) -> None:
         """The bytes of an announced contribution are here and of the right form."""
+        if held.contribution.height != self.height:
+            raise LocalFault(f"a contribution to height {held.contribution.height} in the pool of {self.height}")
         self._held[(held.contribution.author, held.contribution.purpose)] = held
 
     def reject(self, contribution: consensus.Contribution) -> None:
@@ -76,12 +79,23 @@ class Pool:
         """Everything held, ascending by (author, purpose): the order of a block."""
         return [self._held[slot] for slot in sorted(self._held)]
 
+    def listable(self) -> list[Held]:
+        """What a block may list of it, in the same order."""
+        strangers = [held for held in self.held() if held.contribution.author not in self._members]
+        beyond = {id(held) for held in strangers[STRANGERS_MAX:]}
+        return [held for held in self.held() if id(held) not in beyond]
+
+    def excess(self, contributions: Sequence[consensus.Contribution]) -> str | None:
+        """Why a block that lists these asks for more than a height may cost, or ``None``. Says so before any byte is fetched."""
+        if any(c.payload_bytes != self._payload_bytes for c in contributions):
+            return f"a listed payload is not of {self._payload_bytes} bytes"
+        if sum(c.author not in self._members for c in contributions) > STRANGERS_MAX:
+            return f"more than {STRANGERS_MAX} contributions from non-members"
+        return None
+
     def arrivals(self) -> dict[bytes, float]:
         """When each author's bytes were complete."""
         return {author: held.moment for (author, _), held in self._held.items()}
-
-    def announcements(self) -> Iterator[consensus.Contribution]:
-        yield from self._announced.values()
 
     def own(self, author: bytes, purpose: consensus.Purpose) -> Held | None:
         return self._held.get((author, purpose))

@@ -40,6 +40,7 @@ from p2pnode.delays import Delays
 from p2pnode.driver import CONTRIBUTION_RECORD, Driver
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
+from p2pnode.housekeeping import Housekeeping
 from p2pnode.pool import STRANGERS_MAX, Held, Pool
 from p2pnode.store import Store
 from p2pnode.timings import Timings
@@ -52,9 +53,6 @@ CANDIDATES_MAX = (
     4  # models computed for proposals of the open height; a proposer who changes its mind costs one more computation
 )
 CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
-PAYLOAD_HEIGHTS_KEPT = 20  # a node that was away this long replays blocks; longer, it takes a snapshot
-SNAPSHOT_INTERVAL = 10
-SNAPSHOTS_KEPT = 2
 
 
 @dataclass(slots=True)
@@ -110,14 +108,16 @@ class Rounds:
         self.known_height = self.state.height
         self.timings = Timings()
         self.driver: Driver
-        self._candidates: dict[tuple[bytes, ...], Replica] = {}
+        self._house = Housekeeping(parts.store, parts.blobs)
+        self._candidates: dict[tuple[tuple[bytes, int], ...], Replica] = {}
+        self._signed: set[Purpose] = set()  # what this node has put its name to at the open height
         self._started = 0
         self._settled: tuple[int, bool] | None = None
         self._given_up = 0
         self._wanted = 0
         self._pending_since: float | None = None
         self._fetching: trio.Nursery
-        self._later: dict[bytes, consensus.Contribution] = {}
+        self._later: dict[tuple[bytes, Purpose], consensus.Contribution] = {}
         self.pool = self._new_pool()
 
     # --- learn and announce -----------------------------------------------------------------------------------------------------
@@ -177,8 +177,10 @@ class Rounds:
         """Bytes durable, then the signature durable, then the announcement: a restart never signs a second one for this height."""
         digest = await trio.to_thread.run_sync(self.parts.blobs.put, payload)
         await trio.to_thread.run_sync(self.parts.blobs.make_durable, [digest])
-        if self.state.height + 1 != height or self.pool.own(self.parts.me, purpose) is not None:
+        pool = self.pool
+        if pool.height != height or purpose in self._signed or pool.own(self.parts.me, purpose) is not None:
             return
+        self._signed.add(purpose)
         contribution = self.parts.gossip.sign_contribution(
             height=height,
             base_root=self.state.model_root,
@@ -187,10 +189,11 @@ class Rounds:
             codec=CODECS[self.parts.genesis.training.codec],
             purpose=purpose,
         )
-        if self.pool.announce(contribution) is not None:
+        if pool.announce(contribution) is not None:
             return
-        if not await self.driver.append(contribution_record(self.parts.gossip.envelope(contribution), height)):
-            return
+        durable = await self.driver.append(contribution_record(self.parts.gossip.envelope(contribution), height))
+        if not durable or pool is not self.pool:
+            return  # unsaid, or decided meanwhile without us
         self._hold(contribution, payload)
         self.parts.gossip.broadcast(contribution)
 
@@ -204,9 +207,12 @@ class Rounds:
         await self._announce(height, payload, Purpose.PROBE)
         return height
 
-    def restore_contribution(self, contribution: consensus.Contribution) -> None:
+    async def restore_contribution(self, contribution: consensus.Contribution) -> None:
         """After a restart: what was logged for the open height is said again, or nothing is."""
-        payload = self.parts.blobs.get(contribution.payload_digest)
+        if contribution.height != self.pool.height:
+            return
+        self._signed.add(contribution.purpose)
+        payload = await trio.to_thread.run_sync(self.parts.blobs.get, contribution.payload_digest)
         if payload is None or self.pool.announce(contribution) is not None:
             return
         self._hold(contribution, payload)
@@ -214,8 +220,9 @@ class Rounds:
 
     def _due(self, height: int) -> bool:
         own = self.pool.own(self.parts.me, Purpose.UPDATE)
-        free = own is None and self._given_up < height
-        return self.synced and self.diverged is None and free and self.training.wants(height)
+        free = own is None and Purpose.UPDATE not in self._signed and self._given_up < height
+        able = self.synced and self.diverged is None and self.driver.silent is None
+        return able and free and self.training.wants(height)
 
     # --- collect ------------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +230,7 @@ class Rounds:
         """A signed announcement arrived. Its bytes are fetched beside everything else."""
         ahead = contribution.height == self.state.height + 2
         if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting
-            self._later[contribution.author] = contribution
+            self._later[contribution.author, contribution.purpose] = contribution
             if len(self._later) > len(self.pool_members()) + STRANGERS_MAX:
                 self._later.pop(next(iter(self._later)))
             return
@@ -340,13 +347,13 @@ class Rounds:
         """This view is ours: list what is held, and name the model that results."""
         if request.height != self.pool.height:
             return None
-        held = self.pool.held()
+        held = self.pool.listable()
         contributions = tuple(entry.contribution for entry in held)
         candidate = await self._candidate(contributions, [entry.payload for entry in held])
         if request.height != self.pool.height:
             return None
         root = await trio.to_thread.run_sync(self.parts.blobs.model_root, candidate)
-        await trio.to_thread.run_sync(self.parts.blobs.make_durable, [c.payload_digest for c in contributions])
+        await trio.to_thread.run_sync(self._make_durable, held)
         return consensus.build_block(request.template, contributions=contributions, model_root=consensus.Digest(root))
 
     async def check(self, block: consensus.Block) -> tuple[bool, str]:
@@ -354,6 +361,9 @@ class Rounds:
         pool, header = self.pool, block.header
         if header.height != pool.height:
             return False, "it is for another height"
+        excess = pool.excess(block.contributions)
+        if excess is not None:
+            return False, excess
         payloads = await self._payloads(pool, block.contributions, header.proposer)
         if payloads is None:
             return False, "a listed payload cannot be had or is no payload"
@@ -384,8 +394,9 @@ class Rounds:
 
     async def _candidate(self, contributions: Sequence[consensus.Contribution], payloads: Sequence[bytes]) -> Replica:
         """The model that follows from these contributions; computed once for each set."""
-        key = tuple(contribution.payload_digest for contribution in contributions)
         weights = consensus.weights(contributions, self.state.membership.current)
+        # Anybody can announce another node's bytes again, so a digest does not tell whose vote weighs it.
+        key = tuple((c.payload_digest, weight) for c, weight in zip(contributions, weights, strict=True))
         if not any(weights):
             return self.replica
         if key not in self._candidates:
@@ -404,8 +415,14 @@ class Rounds:
         """Before a COMMIT leaves: whoever counts on this vote can count on the bytes."""
         block = self.driver.block(block_hash)
         if block is not None:
-            digests = [contribution.payload_digest for contribution in block.contributions]
-            await trio.to_thread.run_sync(self.parts.blobs.make_durable, digests)
+            held = [self.pool.find(contribution) for contribution in block.contributions]
+            await trio.to_thread.run_sync(self._make_durable, [entry for entry in held if entry is not None])
+
+    def _make_durable(self, held: Sequence[Held]) -> None:
+        """Written again where a sweep took the same bytes away meanwhile: they are here in memory."""
+        for entry in held:
+            self.parts.blobs.put(entry.payload, entry.contribution.payload_digest)
+        self.parts.blobs.make_durable([entry.contribution.payload_digest for entry in held])
 
     async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
         """More than two thirds committed this block: make it durable, then become the model that it names."""
@@ -415,22 +432,26 @@ class Rounds:
         round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
         await trio.to_thread.run_sync(self.parts.store.put_block, block, certificate, round_)
         replica = await self._reproduce(block)
+        if replica is None:
+            return  # catch-up was quicker than the payloads
         round_ = self.timings.applied(round_)
         await trio.to_thread.run_sync(self.parts.store.amend_round, block.height, round_)
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
             self._close(block)
             self._become(Position(state, replica, following(self.recent, block)))
 
-    async def _reproduce(self, block: consensus.Block) -> Replica:
+    async def _reproduce(self, block: consensus.Block) -> Replica | None:
         """The certified model. A node that cannot reproduce it stops voting and takes it from its peers (DESIGN section 3)."""
         payloads: list[bytes] | None = None
         while payloads is None:  # the certificate says that more than a third of honest members hold them
+            if self.state.height >= block.height:
+                return None
             payloads = await self._payloads(self.pool, block.contributions, block.header.proposer)
             if payloads is None:
                 await trio.sleep(1)
         replica = await self._candidate(block.contributions, payloads)
         root = await trio.to_thread.run_sync(self.parts.blobs.model_root, replica)
-        if root == block.header.model_root:
+        if root == block.header.model_root or self.state.height >= block.height:
             return replica
         self.diverged = f"this machine computes another model than the certified one at height {block.height}"
         self.parts.log.error(
@@ -460,18 +481,7 @@ class Rounds:
         own = self.pool.own(self.parts.me, Purpose.UPDATE)
         if own is not None:
             self._settled = (block.height, own.contribution in block.contributions)
-        if block.evidence:
-            self._pending_since = None
-        self._fetching.start_soon(
-            self._drop_unlisted, self.pool, frozenset(c.payload_digest for c in block.contributions)
-        )
-
-    async def _drop_unlisted(self, pool: Pool, listed: frozenset[bytes]) -> None:
-        """Bytes that no block names are kept for nobody: else strangers could fill the disk."""
-        for held in pool.held():
-            digest = held.contribution.payload_digest
-            if digest not in listed:
-                await trio.to_thread.run_sync(self.parts.blobs.drop, digest)
+        self._pending_since = time.monotonic() if self.driver.engine.pending_evidence else None
 
     def _become(self, position: Position) -> None:
         """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""
@@ -480,27 +490,22 @@ class Rounds:
         self.state, self.replica, self.recent = state, replica, position.recent
         self.known_height = max(self.known_height, height)
         self._candidates.clear()
-        self.pool = self._new_pool()
+        self._signed.clear()
+        closed, self.pool = self.pool, self._new_pool()
         self.timings.open(height + 1)
         self._hear_later()
         self.tell_status()
         self.changed.fire()
-        self._fetching.start_soon(self._keep_house, height, replica, state.model_root)
+        self._fetching.start_soon(self._keep_house, position, closed)
 
-    async def _keep_house(self, height: int, replica: Replica, root: bytes) -> None:
-        """What every tenth height leaves on disk, and what is old enough to go."""
-        parts = self.parts
-        if height % SNAPSHOT_INTERVAL == 0:
-            await trio.to_thread.run_sync(partial(parts.blobs.put_snapshot, height, root, replica, keep=SNAPSHOTS_KEPT))
+    async def _keep_house(self, position: Position, closed: Pool) -> None:
+        """What a height leaves on disk, and what goes: see ``housekeeping``."""
+        state, parts = position.state, self.parts
+        snapshot = partial(self._house.keep_snapshot, state.height, state.model_root, position.replica)
+        if await trio.to_thread.run_sync(snapshot):
             await parts.worker.run(partial(parts.trainer.save, parts.trainer_file))
-        old = height - PAYLOAD_HEIGHTS_KEPT
-        if old > 0:
-            await trio.to_thread.run_sync(self._forget_payloads, old)
-
-    def _forget_payloads(self, height: int) -> None:
-        for encoded, _ in self.parts.store.block_rows(height, 1):
-            for contribution in consensus.Block.decode(encoded).contributions:
-                self.parts.blobs.drop(contribution.payload_digest)
+        held = [entry.contribution.payload_digest for entry in closed.held()]
+        await trio.to_thread.run_sync(self._house.sweep, state.height, held)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The tasks of a round, until cancelled."""
@@ -529,8 +534,10 @@ class Rounds:
         return frozenset(self.state.membership.current.members)
 
     def _count_claims(self, listed: frozenset[bytes]) -> None:
-        claims = self.parts.claims
-        for peer, status in self.parts.gossip.statuses.items():
+        claims, statuses = self.parts.claims, self.parts.gossip.statuses
+        for gone in claims.keys() - statuses.keys():
+            del claims[gone]
+        for peer, status in statuses.items():
             if peer in listed or status.learning == 0:
                 claims.pop(peer, None)
             elif status.learning == self.pool.height:
@@ -551,7 +558,7 @@ class Rounds:
             height=self.state.height + 1,
             base_root=self.state.model_root,
             members=self.pool_members(),
-            payload_bytes_max=self.pool_payload_bytes,
+            payload_bytes=self.pool_payload_bytes,
         )
 
 

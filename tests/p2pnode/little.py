@@ -155,20 +155,23 @@ class Chain:
     def replica(self) -> Replica:
         return self.replicas[-1]
 
-    def grow(self, heights: int = 1, *, contributors: tuple[int, ...] = (0, 1)) -> "Chain":
+    def grow(self, heights: int = 1, *, contributors: tuple[int, ...] = (0, 1), seed: int | None = None) -> "Chain":
+        """Decide blocks. ``seed`` makes everybody offer the same bytes."""
         for _ in range(heights):
-            block, replica = self.next_block(contributors=contributors)
+            block, replica = self.next_block(contributors=contributors, seed=seed)
             certificate = certify(self.founders, self.genesis.chain_id, block)
             self.decided.append((block, certificate))
             self.states.append(self.state.after(block, certificate))
             self.replicas.append(replica)
         return self
 
-    def next_block(self, *, contributors: tuple[int, ...] = (0, 1)) -> tuple[consensus.Block, Replica]:
+    def next_block(
+        self, *, contributors: tuple[int, ...] = (0, 1), seed: int | None = None
+    ) -> tuple[consensus.Block, Replica]:
         """A block that may follow, and the model it leads to; not decided."""
         state, listed = self.state, []
-        for place in contributors:
-            data = payload(state.height * 100 + place)
+        for place in contributors[: len(self.founders)]:
+            data = payload(state.height * 100 + place if seed is None else seed)
             self.payloads[content.digest_of(data)] = data
             listed.append(contribution(self.founders[place], state, data))
         weights = consensus.weights(listed, state.membership.current)

@@ -1,0 +1,169 @@
+"""A node's rounds without its sockets: real store, blobs, vote log, engine, trainer and gossip over a swarm that is not running.
+
+What it says goes nowhere and what it asks for nobody has, so a test is alone with the round and hands it what peers would say.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import consensus
+import transport
+from model.data import Corpus
+from model.trainer import Trainer
+from p2pnode.blobs import Blobs, Served
+from p2pnode.catchup import CatchUp, Position
+from p2pnode.delays import Delays
+from p2pnode.driver import VOTE_RECORD, Driver
+from p2pnode.genesis import Genesis
+from p2pnode.gossip import Gossip
+from p2pnode.rounds import Parts, Rounds, Training
+from p2pnode.store import Store
+from p2pnode.wal import VoteLog
+from p2pnode.worker import Worker
+from tests.p2pnode.little import LAYOUT, MODEL, TEXT, TRAINING, Chain, RecordingLog
+
+Handler = Callable[[transport.PublicKey, int, bytes], Awaitable[bytes]]
+
+
+def make_swarm(
+    identity: transport.Identity,
+    genesis: Genesis | None,
+    blobs: Blobs,
+    *,
+    handler: Handler | None = None,
+    bootstrap: tuple[transport.Address, ...] = (),
+) -> transport.Swarm:
+    async def refuse(_: transport.PublicKey, method: int, body: bytes) -> bytes:
+        raise transport.RequestRefused("nobody answers here")
+
+    return transport.Swarm(
+        identity=identity,
+        listen=transport.Address("127.0.0.1", 0),
+        listen_fallback=False,
+        announce=None,
+        bootstrap=list(bootstrap),
+        book=transport.PeerBook(),
+        chain_id=None if genesis is None else transport.ChainId(genesis.chain_id),
+        handler=handler or refuse,
+        blobs=Served(blobs),
+        log=RecordingLog(),
+    )
+
+
+class Rig:
+    """One member of a small committee, or of its own."""
+
+    def __init__(self, directory: Path, *, members: int = 1, me: int = 0, trains: bool = True) -> None:
+        directory.mkdir(exist_ok=True)
+        self.chain = Chain(members)
+        self.genesis = self.chain.genesis
+        self.identity = self.chain.founders[me]
+        self.log = RecordingLog()
+        self.store = Store(directory / "chain.sqlite", self.genesis.chain_id)
+        self.blobs = Blobs(directory / "blobs", directory / "snapshots")
+        self.swarm = make_swarm(self.identity, self.genesis, self.blobs)
+        self.sent: list[consensus.Message] = []
+        self.gossip = self._gossip()
+        self.worker = Worker("learn")
+        self.delays = Delays()
+        self.trainer = Trainer(
+            MODEL,
+            TRAINING,
+            Corpus(TEXT, TRAINING.sequence),
+            chain_id=self.genesis.chain_id,
+            author=self.identity.public_key,
+        )
+        catchup = CatchUp(
+            genesis=self.genesis, store=self.store, blobs=self.blobs, gossip=self.gossip, log=RecordingLog()
+        )
+        position = catchup.load(self.chain.replicas[0])
+        self.rounds = Rounds(self._parts(directory), position=position, training=Training(on=trains))
+        self.vote_log = VoteLog(directory / "votes.log")
+        self.driver = self.rounds.driver = self._driver()
+
+    def _gossip(self) -> Gossip:
+        rig = self
+
+        class Said(Gossip):
+            def broadcast(self, message: consensus.Message) -> None:
+                rig.sent.append(message)
+                super().broadcast(message)
+
+        return Said(
+            identity=self.identity,
+            swarm=self.swarm,
+            genesis=self.genesis,
+            store=self.store,
+            blobs=self.blobs,
+            committee=lambda: self.rounds.state.membership.current,
+            log=self.log,
+        )
+
+    def _parts(self, directory: Path) -> Parts:
+        return Parts(
+            genesis=self.genesis,
+            me=self.identity.public_key,
+            trainer=self.trainer,
+            store=self.store,
+            blobs=self.blobs,
+            gossip=self.gossip,
+            worker=self.worker,
+            delays=self.delays,
+            log=self.log,
+            layout=LAYOUT,
+            trainer_file=directory / "trainer.safetensors",
+        )
+
+    def _driver(self) -> Driver:
+        records = [consensus.Record.decode(d[1:]) for d in self.vote_log.recovered.records if d[:1] == VOTE_RECORD]
+        engine = consensus.Engine(
+            me=consensus.PublicKey(self.identity.public_key),
+            sign=self.gossip.sign,
+            verify=transport.verify,
+            state=self.rounds.state,
+            records=records,
+        )
+        return Driver(
+            engine=engine,
+            vote_log=self.vote_log,
+            voice=self.gossip,
+            duties=self.rounds,
+            delays=self.delays,
+            log=self.log,
+        )
+
+    def said(self, kind: type) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def hold(self, place: int, data: bytes, **changes: Any) -> consensus.Contribution:
+        """A founder's contribution to the open height, with its bytes on the disk as if they had been fetched."""
+        from tests.p2pnode.little import contribution
+
+        message = contribution(self.chain.founders[place], self.rounds.state, data, **changes)
+        self.blobs.put(data)
+        return message
+
+    def position_after(self, heights: int) -> Position:
+        chain = self.chain.grow(heights - self.chain.state.height)
+        return Position(chain.states[heights], chain.replicas[heights], ())
+
+    @asynccontextmanager
+    async def running(self, *, begins: bool = True) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.rounds.run)
+            nursery.start_soon(self.driver.run)
+            if begins:
+                self.rounds.begin()
+            yield
+            nursery.cancel_scope.cancel()
+        self.close()
+
+    def close(self) -> None:
+        self.rounds.training.on = False
+        self.worker.finish(lambda: None, timeout_seconds=10)
+        self.vote_log.close()
+        self.store.close()
