@@ -217,7 +217,7 @@ class BlobServer:
             try:
                 refusal = await (self._hashes if wanted.kind == Kind.HASHES_WANTED else self._leaves)(wanted)
             except Exception as error:  # the node's source failed (disk, bug): this peer asks somebody else
-                self.log.error("blob_source_failed", peer=self.name, digest=wanted.digest.hex(), error=repr(error))
+                self.log.error("blob source failed", peer=self.name, digest=wanted.digest.hex(), error=repr(error))
                 refusal = Refusal.FAILED
             if refusal is not None:
                 body = _ID.pack(wanted.number) + bytes((refusal,))

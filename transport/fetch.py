@@ -102,7 +102,7 @@ class Fetch:
         del self._active[source.holder.key]
         if source.failure is not None:
             self._failed[source.holder.key] = source.failure
-            self._log.info("fetch_source_failed", peer=short_id(source.holder.key), reason=source.failure)
+            self._log.info("fetch source failed", peer=short_id(source.holder.key), reason=source.failure)
         self._changed.set()
 
     async def _draw_all(self, source: _Source) -> None:

@@ -145,10 +145,10 @@ class Requests:
         except RequestRefused as refusal:
             return refusal
         except Exception as error:  # a bug of the node's, brought out by one peer: loud, but no reason to stop
-            self._log.error("request_handler_failed", peer=self._name, method=method, error=repr(error))
+            self._log.error("request handler failed", peer=self._name, method=method, error=repr(error))
             return RequestRefused("internal error")
         if len(answer) > RESPONSE_BYTES_MAX:
-            self._log.error("answer_too_long", peer=self._name, method=method, bytes=len(answer))
+            self._log.error("answer too long", peer=self._name, method=method, bytes=len(answer))
             return RequestRefused("internal error")
         return answer
 

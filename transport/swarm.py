@@ -200,7 +200,7 @@ class Swarm:
             listeners = await sockets.listen(self._listen, fallback=self._listen_fallback)
             self.bound = replace(self._listen, port=sockets.name_of(listeners[0].socket).port)
             if self._listen.port not in (0, self.bound.port):
-                self.log.warning("port_taken", wanted=str(self._listen), listening=str(self.bound))
+                self.log.warning("port taken", wanted=str(self._listen), listening=str(self.bound))
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -257,7 +257,7 @@ class Swarm:
         try:
             await connection.run(session.receive)
         except Exception as error:  # a bug of ours that this peer brought out: loud, and only this connection ends
-            self.log.error("connection_crashed", peer=connection.name, error=repr(error), exc_info=True)
+            self.log.error("connection crashed", peer=connection.name, error=repr(error), exc_info=True)
             connection.reason = "internal error"
         finally:
             self._detach(session, connection)
@@ -280,7 +280,7 @@ class Swarm:
         self._choose(session, connection)
         self._take_record(session, shaken)
         if is_new:
-            self.log.info("peer_connected", peer=connection.name, direction=shaken.direction)
+            self.log.info("peer connected", peer=connection.name, direction=shaken.direction)
             self.inbox.put_nowait(session.key, PeerConnected(session.info()))
             session.ask_for_peers()
             self._has_news.set()
@@ -301,7 +301,7 @@ class Swarm:
         keeps_new = new.shaken.direction in (old.shaken.direction, preferred)
         (old if keeps_new else new).retire()
         kept = new if keeps_new else old
-        self.log.debug("duplicate_connection", peer=session.name, kept=kept.shaken.direction)
+        self.log.debug("duplicate connection", peer=session.name, kept=kept.shaken.direction)
         for oldest in session.connections[: -limits.LINKS_PER_PEER_MAX]:
             oldest.abort("duplicate connection")
 
@@ -331,7 +331,7 @@ class Swarm:
         session.end(reason)
         for connection in session.connections:
             connection.abort(reason)
-        self.log.info("peer_disconnected", peer=session.name, reason=reason)
+        self.log.info("peer disconnected", peer=session.name, reason=reason)
         self.inbox.put_nowait(session.key, PeerDisconnected(info, reason))
         self._plan.lost(session.key, trio.current_time())
         self._dial_changed.set()
@@ -357,7 +357,7 @@ class Swarm:
             raise
         except Exception as error:  # a bug of ours that this peer brought out: loud, and only this connection ends
             await trio.aclose_forcefully(tcp)
-            self.log.error("handshake_crashed", peer=str(remote), error=repr(error), exc_info=True)
+            self.log.error("handshake crashed", peer=str(remote), error=repr(error), exc_info=True)
             raise DialError(str(remote), DialFailure.CLOSED, "internal error") from error
 
     def _admit(self, key: PublicKey, *, is_client: bool) -> tuple[Bye, str] | None:
@@ -375,7 +375,7 @@ class Swarm:
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
-        self.log.warning("peer_refused", peer=name, reason=reason)
+        self.log.warning("peer refused", peer=name, reason=reason)
 
     def _lied(self, key: PublicKey) -> None:
         """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same (DESIGN.md 4)."""
@@ -414,7 +414,7 @@ class Swarm:
         self._plan.succeeded(target, shaken.key, trio.current_time())
         self.book.succeeded(shaken.key, target.address, now=time.time())
         if target.is_bootstrap and self._bootstrap_state.pop(target.address, None) is not None:
-            self.log.info("bootstrap_reached", address=str(target.address))
+            self.log.info("bootstrap reached", address=str(target.address))
         await self._live(shaken)
 
     async def _connect(self, target: Target) -> Shaken:
@@ -443,11 +443,11 @@ class Swarm:
             if self._bootstrap_state.get(target.address) is not error.failure:
                 self._bootstrap_state[target.address] = error.failure
                 self.log.warning(
-                    "bootstrap_failed", address=str(target.address), failure=str(error.failure), reason=error.reason
+                    "bootstrap failed", address=str(target.address), failure=str(error.failure), reason=error.reason
                 )
                 self.inbox.put_nowait(_OURS, BootstrapFailed(target.address, error.failure, error.reason))
         else:
-            self.log.info("dial_failed", peer=error.name, failure=str(error.failure), reason=error.reason)
+            self.log.info("dial failed", peer=error.name, failure=str(error.failure), reason=error.reason)
 
     # --- Peer exchange ----------------------------------------------------------------------------------------------
 
@@ -483,7 +483,7 @@ class Swarm:
         try:
             self._add_record(record)
         except Malformed as error:
-            self.log.warning("record_refused", peer=session.name, reason=str(error))
+            self.log.warning("record refused", peer=session.name, reason=str(error))
             return
         if shaken.direction == "outbound" and shaken.remote == record.address:
             self.book.succeeded(record.key, record.address, now=time.time())

@@ -72,7 +72,7 @@ class RecordingLog:
     def named(self, event: str) -> list[dict[str, Any]]:
         return [fields for _, name, fields in self.lines if name == event]
 
-    def reasons(self, event: str = "peer_refused") -> list[str]:
+    def reasons(self, event: str = "peer refused") -> list[str]:
         return [fields["reason"] for fields in self.named(event)]
 
 

@@ -308,7 +308,7 @@ async def test_what_is_there_is_served_in_order(net: Network) -> None:
 async def test_malformed_blob_frames_end_the_connection(net: Network, kind: Kind, body: bytes) -> None:
     rogue, node, _ = await wanted(net, kind, body)
     await rogue.closed()
-    await net.until(lambda: len(node.log.named("peer_refused")) == 1)
+    await net.until(lambda: len(node.log.named("peer refused")) == 1)
     await rogue.leave()
 
 

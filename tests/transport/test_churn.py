@@ -35,8 +35,8 @@ async def test_whoever_comes_and_goes_in_the_end_all_know_all(net: Network, seed
     for node in everyone:
         for story in stories(node, keys):
             assert re.fullmatch(r"(\+-)*\+?", story), "connected and gone take turns"
-        assert not node.log.named("connection_crashed")
-        assert not node.log.named("handshake_crashed")
+        assert not node.log.named("connection crashed")
+        assert not node.log.named("handshake crashed")
 
 
 def anything(random: Random) -> bytes:
@@ -60,7 +60,7 @@ async def test_no_frame_crashes_a_node(net: Network, seed: int) -> None:
             pass
         await rogue.leave()
         await net.until(lambda r=rogue: not alice.swarm.is_connected(r.identity.public_key))  # type: ignore[misc]
-    assert not alice.log.named("connection_crashed")
+    assert not alice.log.named("connection crashed")
     bob.swarm.publish(bob.envelope(1).frame())
     await net.until(lambda: bool(alice.envelopes()))
     assert alice.ups_and_downs(bob.key) == "+"
@@ -77,5 +77,5 @@ async def test_no_bytes_crash_a_node(net: Network, seed: int) -> None:
         except trio.BrokenResourceError:
             pass
         await rogue.leave()
-    assert not alice.log.named("connection_crashed")
+    assert not alice.log.named("connection crashed")
     await net.until(lambda: alice.knows(bob) and len(alice.swarm.peers()) == 1)

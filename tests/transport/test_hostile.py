@@ -68,8 +68,8 @@ async def test_a_fault_ends_that_connection_and_no_other(net: Network, name: str
     rogue = await Rogue.meet(alice)
     await rogue.send(data)
     await rogue.closed()
-    await net.until(lambda: bool(alice.log.named("peer_refused")))
-    line = alice.log.named("peer_refused")[0]
+    await net.until(lambda: bool(alice.log.named("peer refused")))
+    line = alice.log.named("peer refused")[0]
     assert reason in line["reason"]
     assert rogue.identity.node_id[:10] in line["peer"]
     assert "127.0.0.1" in line["peer"]
@@ -82,11 +82,11 @@ async def test_a_fault_ends_that_connection_and_no_other(net: Network, name: str
 async def banned(net: Network, node: Node, identity: Identity) -> bool:
     """Whether the node refuses that identity now."""
     tcp = await trio.open_tcp_stream("127.0.0.1", node.address.port)
-    refused = len(node.log.named("peer_refused"))
+    refused = len(node.log.named("peer refused"))
     try:
         shaken = await establish(tcp, introduction(identity), is_client=True)
     except Exception:
-        await net.until(lambda: len(node.log.named("peer_refused")) > refused)
+        await net.until(lambda: len(node.log.named("peer refused")) > refused)
         return "banned" in node.log.reasons()[-1]
     await trio.aclose_forcefully(shaken.stream)
     return False
@@ -98,7 +98,7 @@ async def test_only_proof_bans(net: Network, name: str, is_proof: bool) -> None:
     rogue = await Rogue.meet(node)
     await rogue.send(FAULTS[name][0])
     await rogue.closed()
-    await net.until(lambda: bool(node.log.named("peer_refused")))
+    await net.until(lambda: bool(node.log.named("peer refused")))
     assert await banned(net, node, rogue.identity) is is_proof
     assert not await banned(net, node, Identity.generate())
     await rogue.leave()
@@ -110,7 +110,7 @@ async def test_a_false_record_is_proof(net: Network) -> None:
     nonce = (await rogue.next(Kind.PEX_REQUEST))[:8]
     await rogue.send(encode_frame(Kind.PEX_RESPONSE, nonce + b"\x01" + false_record()))
     await rogue.closed()
-    await net.until(lambda: bool(node.log.named("peer_refused")))
+    await net.until(lambda: bool(node.log.named("peer refused")))
     assert "peer record with a wrong signature" in node.log.reasons()[0]
     assert await banned(net, node, rogue.identity)
     assert len(node.swarm.book) == 0
@@ -177,11 +177,11 @@ async def test_too_many_half_open_connections_are_turned_away(net: Network, monk
     monkeypatch.setattr(limits, "HANDSHAKES_MAX", 3)
     node = await net.node()
     held = [await trio.open_tcp_stream("127.0.0.1", node.address.port) for _ in range(4)]
-    await net.until(lambda: bool(node.log.named("peer_refused")))
+    await net.until(lambda: bool(node.log.named("peer refused")))
     assert node.log.reasons() == ["too many handshakes at once"]
     for stream in held:
         await trio.aclose_forcefully(stream)
-    await net.until(lambda: len(node.log.named("peer_refused")) == 4)
+    await net.until(lambda: len(node.log.named("peer refused")) == 4)
     friend = await net.node(node)
     await net.until(lambda: friend.knows(node))
 

@@ -80,7 +80,7 @@ async def test_a_handler_with_a_bug_is_logged_and_harms_nothing() -> None:
     async with ends() as both:
         with pytest.raises(RequestFailed, match="internal error"):
             await both.ask(3)
-        assert "ZeroDivisionError" in both.log.named("request_handler_failed")[0]["error"]
+        assert "ZeroDivisionError" in both.log.named("request handler failed")[0]["error"]
         assert await both.ask(1) == b"x"
 
 

@@ -157,7 +157,7 @@ async def test_a_simultaneous_dial_leaves_one_connection(net: Network, lower_dia
             bob.swarm.publish(bob.envelope(number).frame())
         await net.until(lambda a=alice, b=bob: len(a.envelopes()) == len(b.envelopes()) == 50)  # type: ignore[misc]
         assert (alice.ups_and_downs(bob.key), bob.ups_and_downs(alice.key)) == ("+", "+")
-        assert alice.log.named("peer_refused") == bob.log.named("peer_refused") == []
+        assert alice.log.named("peer refused") == bob.log.named("peer refused") == []
         await alice.stop()
         await bob.stop()
 
@@ -180,7 +180,7 @@ async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: st
         """Frames before, across and after the swap."""
         for number in range(count):
             if number == count - 50:
-                await net.until(lambda: bool(node.log.named("duplicate_connection")))
+                await net.until(lambda: bool(node.log.named("duplicate connection")))
             node.swarm.publish(node.envelope(number).frame())
             await trio.lowlevel.checkpoint()
 
@@ -189,7 +189,7 @@ async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: st
         nursery.start_soon(talk, bob)
         net.nursery.start_soon(alice.swarm._dial_one, Target(bob.address, bob.key, is_bootstrap=False))
     await net.until(lambda: len(alice.envelopes()) == len(bob.envelopes()) == count)
-    await net.until(lambda: all(node.log.named("duplicate_connection") for node in (alice, bob)))
+    await net.until(lambda: all(node.log.named("duplicate connection") for node in (alice, bob)))
     kept = ("outbound", "inbound") if dials_again == "lower" else ("inbound", "outbound")
     assert (alice.swarm.peers()[0].direction, bob.swarm.peers()[0].direction) == kept
     assert (alice.ups_and_downs(bob.key), bob.ups_and_downs(alice.key)) == ("+", "+")
@@ -219,8 +219,8 @@ async def test_a_bootstrap_that_is_down_and_comes_up(net: Network) -> None:
     assert (failed.address, failed.failure) == (place, DialFailure.REFUSED)
     alice = await net.node(listen=place)
     await net.until(lambda: bob.knows(alice))
-    assert len(bob.log.named("bootstrap_failed")) == 1, "one line for each class, not for each try"
-    assert len(bob.log.named("bootstrap_reached")) == 1
+    assert len(bob.log.named("bootstrap failed")) == 1, "one line for each class, not for each try"
+    assert len(bob.log.named("bootstrap reached")) == 1
 
 
 @pytest.mark.parametrize("name", ["does-not-exist.invalid", "a..b", "x" * 70, "nul\0"])
@@ -252,7 +252,7 @@ async def test_a_restart_that_nobody_noticed_is_a_new_peer(net: Network) -> None
 async def test_another_network_is_refused_with_both_shown(net: Network) -> None:
     alice = await net.node()
     bob = await net.node(alice, chain_id=OTHER_CHAIN)
-    await net.until(lambda: bool(bob.of(BootstrapFailed)) and bool(alice.log.named("peer_refused")))
+    await net.until(lambda: bool(bob.of(BootstrapFailed)) and bool(alice.log.named("peer refused")))
     assert bob.of(BootstrapFailed)[0].failure is DialFailure.WRONG_NETWORK
     for reason in (bob.of(BootstrapFailed)[0].reason, alice.log.reasons()[0]):
         assert CHAIN.hex()[:12] in reason
@@ -271,7 +271,7 @@ async def test_another_version_is_refused_with_both_shown(net: Network, monkeypa
 
     monkeypatch.setattr(handshake.Handshake, "__init__", from_the_future)
     await net.start(bob)
-    await net.until(lambda: bool(bob.of(BootstrapFailed)) and bool(alice.log.named("peer_refused")))
+    await net.until(lambda: bool(bob.of(BootstrapFailed)) and bool(alice.log.named("peer refused")))
     assert bob.of(BootstrapFailed)[0].failure is DialFailure.INCOMPATIBLE_VERSION
     for reason in (bob.of(BootstrapFailed)[0].reason, alice.log.reasons()[0]):
         assert "version" in reason
@@ -328,7 +328,7 @@ async def test_a_taken_port_means_the_next_one_or_an_error(net: Network) -> None
         place = Address("127.0.0.1", taken.getsockname()[1])
         node = await net.node(listen=place, listen_fallback=True)
         assert place.port < node.address.port <= place.port + limits.PORTS_TRIED_MAX
-        assert node.log.named("port_taken")
+        assert node.log.named("port taken")
         with pytest.raises(UserError, match="the port is taken") as caught:
             await net.nursery.start(net.make(listen=place).swarm.run)
         assert "--listen" in caught.value.hint
@@ -383,7 +383,7 @@ async def test_a_connection_that_crashes_us_takes_no_other_along(net: Network, m
 
     monkeypatch.setattr(alice.swarm._sessions[bob.key].requests, "on_response", crash)
     bob.swarm.publish(encode_frame(0x31, bytes(5)))
-    await net.until(lambda: bool(alice.log.named("connection_crashed")))
+    await net.until(lambda: bool(alice.log.named("connection crashed")))
     assert alice.ups_and_downs(carol.key) == "+"
     await net.until(lambda: alice.knows(bob))
 
@@ -396,5 +396,5 @@ async def test_a_handshake_that_crashes_us_takes_nothing_along(net: Network, mon
 
     monkeypatch.setattr(alice.swarm, "_admit", crash)
     carol = await net.node(alice)
-    await net.until(lambda: bool(alice.log.named("handshake_crashed")) and bool(carol.of(BootstrapFailed)))
+    await net.until(lambda: bool(alice.log.named("handshake crashed")) and bool(carol.of(BootstrapFailed)))
     assert alice.knows(bob)

@@ -213,7 +213,7 @@ async def test_a_client_that_must_be_refused(net: Network, make: Callable[[], ss
     except trio.BrokenResourceError:
         pass
     await trio.aclose_forcefully(stream)
-    await net.until(lambda: len(node.log.named("peer_refused")) == 1)
+    await net.until(lambda: len(node.log.named("peer refused")) == 1)
     assert reason in node.log.reasons()[0]
     assert node.swarm.peers() == []
     await still_works(net, node)
@@ -234,7 +234,7 @@ async def test_garbage_in_place_of_tls(net: Network, data: bytes) -> None:
     node = await net.node()
     tcp = await trio.open_tcp_stream("127.0.0.1", node.address.port)
     await tcp.send_all(data)
-    await net.until(lambda: len(node.log.named("peer_refused")) == 1)
+    await net.until(lambda: len(node.log.named("peer refused")) == 1)
     assert "no TLS 1.3" in node.log.reasons()[0]
     await tcp.aclose()
     await still_works(net, node)
@@ -252,7 +252,7 @@ async def test_a_half_closed_connection_is_refused(net: Network) -> None:
     node = await net.node()
     tcp = await trio.open_tcp_stream("127.0.0.1", node.address.port)
     await tcp.send_eof()
-    await net.until(lambda: len(node.log.named("peer_refused")) == 1)
+    await net.until(lambda: len(node.log.named("peer refused")) == 1)
     assert "closed the connection during TLS" in node.log.reasons()[0]
     await tcp.aclose()
 
