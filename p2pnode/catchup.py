@@ -85,11 +85,11 @@ class CatchUp:
         try:
             replica = Replica.load(path)
         except (SnapshotError, OSError) as problem:
-            self._log.warning("snapshot not usable", file=path.name, why=str(problem))
+            self._log.warning("snapshot not usable", file=path.name, reason=str(problem))
             return None
         if self._blobs.model_root(replica) != state.model_root:
             self._log.warning(
-                "snapshot not usable", file=path.name, why="its bytes are not those that the chain certifies"
+                "snapshot not usable", file=path.name, reason="its bytes are not those that the chain certifies"
             )
             return None
         return replica
@@ -244,7 +244,7 @@ class CatchUp:
 
     def _distrust(self, peer: bytes, why: str) -> None:
         self._avoid.add(peer)
-        self._log.warning("catch-up source refused", peer=transport.short_id(peer), why=why)
+        self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=why)
 
 
 def decision(encoded: bytes) -> consensus.CommitCertificate:

@@ -183,7 +183,7 @@ class Driver:
     def _stop_voting(self, fault: VoteLogFault) -> None:
         self.cannot_vote = str(fault)
         self._log.error(
-            "voting stopped", why=str(fault), hint="free the disk or replace it, then restart; nothing is lost"
+            "voting stopped", reason=str(fault), hint="free the disk or replace it, then restart; nothing is lost"
         )
 
     async def _carry_out_all(self, effects: Sequence[consensus.Effect]) -> None:
@@ -271,7 +271,7 @@ class Driver:
         """Counted and logged; what is merely wrong is never evidence."""
         self.counters.refused += 1
         self.counters.last_refusal = reason
-        self._log.warning("refused", peer=transport.short_id(peer) if peer else "", why=reason)
+        self._log.warning("refused", peer=transport.short_id(peer) if peer else "", reason=reason)
 
     async def _fetch(self, request: consensus.FetchBlock) -> None:
         block = await self._voice.fetch_block(request.block_hash, request.holders)

@@ -217,11 +217,11 @@ async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
                     peer.key, Method.GENESIS, b"", timeout_seconds=10, response_bytes_max=GENESIS_BYTES_MAX
                 )
             except transport.RequestFailed as problem:
-                log.warning("genesis not had", peer=peer.node_id[:12], why=problem.reason)
+                log.warning("genesis not had", peer=peer.node_id[:12], reason=problem.reason)
                 continue
             if bytes(chain_id_of(document)) != peer.chain_id:
                 log.warning(
-                    "genesis refused", peer=peer.node_id[:12], why="it is not the one that the peer's HELLO names"
+                    "genesis refused", peer=peer.node_id[:12], reason="it is not the one that the peer's HELLO names"
                 )
                 continue
             genesis = parse(document)
@@ -248,7 +248,7 @@ async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, l
         try:
             await swarm.fetch(digest, genesis.corpus_bytes, holders=lambda: [p.key for p in swarm.peers()], sink=sink)
         except transport.RequestFailed as problem:
-            log.info("waiting for the text", why=problem.reason)
+            log.info("waiting for the text", reason=problem.reason)
             await trio.sleep(0.5)
             continue
         await trio.to_thread.run_sync(blobs.put, bytes(data), digest)

@@ -181,7 +181,7 @@ class Gossip:
                 attachment=envelope.attachment,
             )
         except consensus.Malformed as problem:
-            self._log.warning("message refused", peer=transport.short_id(event.peer_key), why=str(problem))
+            self._log.warning("message refused", peer=transport.short_id(event.peer_key), reason=str(problem))
             return
         if event.is_first:
             self._echo(event)
@@ -209,7 +209,7 @@ class Gossip:
                 case _:
                     raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
         except (Malformed, consensus.Malformed) as problem:
-            self._log.warning("frame refused", peer=transport.short_id(event.peer_key), why=str(problem))
+            self._log.warning("frame refused", peer=transport.short_id(event.peer_key), reason=str(problem))
 
     async def _deliver(self, event: consensus.Event) -> None:
         if self.deliver is not None:  # not before this node knows where the chain is
@@ -274,7 +274,7 @@ class Gossip:
         try:
             await self._swarm.fetch(content.ContentDigest(digest), length, holders=order, sink=sink)
         except transport.RequestFailed as problem:
-            self._log.info("fetch failed", digest=digest.hex()[:16], why=problem.reason)
+            self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return None
         return bytes(data)
 

@@ -260,7 +260,7 @@ class Node:
             try:
                 trainer.restore(state_file)
             except SnapshotError as problem:
-                self.log.warning("trainer starts anew", why=problem.message)
+                self.log.warning("trainer starts anew", reason=problem.message)
         first_model = Replica.initial(genesis.model, genesis.training, founding.model_seed(genesis.nonce))
         if self.blobs.model_root(first_model) != genesis.model_root:
             raise SetUpError(
@@ -315,7 +315,7 @@ class Node:
         if revival is not None:
             anew = [SILENCE_RECORD + revival.height.to_bytes(8, "big")]
             hint = f"observing until height {revival.height} is decided, then voting again"
-            self.log.error("vote log not usable", why=revival.why, hint=hint)
+            self.log.error("vote log not usable", reason=revival.why, hint=hint)
         self.vote_log = VoteLog(self.home.votes, anew=anew)
         return Driver(
             engine=engine(voting=revival is None),
@@ -346,7 +346,7 @@ class Node:
         committee = state.membership.current
         if len(committee) == 1 and self.identity.public_key in committee:
             self.log.error(
-                "vote log not usable", why=problem, hint="this node decides alone and goes on from its chain"
+                "vote log not usable", reason=problem, hint="this node decides alone and goes on from its chain"
             )
             return None
         seen = max((state.height, catchup.chain.height, *(s.height for s in rounds.parts.gossip.statuses.values())))

@@ -160,7 +160,7 @@ class Rounds:
             self.parts.log.error(
                 "training diverged",
                 height=height,
-                why=str(problem),
+                reason=str(problem),
                 hint="moments start anew; the round goes on without us",
             )
             self._given_up = height
@@ -263,7 +263,7 @@ class Rounds:
             await trio.to_thread.run_sync(compression.check, payload, self.parts.layout)
         except PayloadError as problem:
             pool.reject(contribution)
-            self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), why=str(problem))
+            self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), reason=str(problem))
             return False
         if pool is not self.pool:
             return False  # decided meanwhile: nobody will ask for these bytes

@@ -143,10 +143,14 @@ def _pack(value: object) -> bytes:
 
 
 def _unpack(body: bytes, *, what: str) -> object:
-    """One msgpack value of lists, integers and bytes. The transport has bounded the body; nothing in it can ask for more."""
+    """One msgpack value of lists, integers and bytes.
+
+    The transport has bounded the body. msgpack makes room for a list as soon as it reads how long it claims to be, and lists nest: the
+    longest that there is, a page of blocks, is the limit for all of them.
+    """
     try:
         return msgpack.unpackb(
-            body, max_str_len=0, max_map_len=0, max_ext_len=0, max_array_len=len(body), strict_map_key=True
+            body, max_str_len=0, max_map_len=0, max_ext_len=0, max_array_len=BLOCKS_PER_REQUEST_MAX, strict_map_key=True
         )
     except (ValueError, msgpack.UnpackException) as problem:
         raise Malformed(f"a {what} that is not msgpack: {problem}") from None
