@@ -15,7 +15,7 @@ from p2pnode.pool import Held
 from p2pnode.rounds import contribution_record
 from p2pnode.wal import recover
 from p2pnode.wire import Role, Status
-from tests.p2pnode.little import certify, contribution, identities, payload, until
+from tests.p2pnode.little import certify, contribution, identities, payload, sign, until
 from tests.p2pnode.rig import Rig
 
 STRANGER = identities(9)[-1]
@@ -230,11 +230,15 @@ async def test_payloads_are_on_the_disk_before_a_commit_even_if_they_were_swept(
     block, _ = rig.chain.next_block()
     for data in rig.chain.payloads.values():
         rig.blobs.put(data)
+    assert block.header.proposer != rig.identity.public_key
+    proposer = next(i for i in rig.chain.founders if i.public_key == block.header.proposer)
+    unsigned = consensus.Proposal(block.header.proposer, 1, 0, block, None, consensus.Signature(b""))
     async with rig.running():
-        assert (await rig.rounds.check(block))[0]
+        rig.driver.deliver(consensus.StartHeight(1))
+        rig.driver.deliver(consensus.MessageReceived(sign(proposer, rig.genesis.chain_id, unsigned)))
+        await until(lambda: rig.said(consensus.Prepare))
         for digest in rig.chain.payloads:
             rig.blobs.drop(digest)
-        rig.driver._remember(block)
         await rig.rounds.make_payloads_durable(block.hash)
         assert all(rig.blobs.get(digest) for digest in rig.chain.payloads)
         await rig.rounds.make_payloads_durable(consensus.NIL)
@@ -329,10 +333,11 @@ async def test_a_height_opens_as_the_record_of_its_time_says(tmp_path):
     """Rule (a) with the pool's own moments: all that are expected are held."""
     rig = Rig(tmp_path, members=4, trains=False)
     rig.rounds.synced = True
+    opened = rig.rounds.timings.opened
     for place in (1, 2, 3):
         offered = contribution(rig.chain.founders[place], rig.rounds.state, payload(place))
-        rig.rounds.pool.hold(Held(offered, payload(place), 100.0 + place))
-    assert rig.rounds._start_moment() == 103.0
+        rig.rounds.pool.hold(Held(offered, payload(place), opened + place / 10))
+    assert rig.rounds._start_moment() == opened + 0.3
     rig.close()
 
 
@@ -343,9 +348,10 @@ def test_the_record_of_a_contribution_names_its_height(tmp_path):
     rig.close()
 
 
-async def test_evidence_opens_a_height_three_seconds_later(tmp_path):
+async def test_evidence_opens_a_height_when_nobody_trains(tmp_path):
     rig = Rig(tmp_path, members=4, trains=False)
     two = [contribution(rig.chain.founders[1], rig.rounds.state, payload(seed)) for seed in (1, 2)]
+    rig.gossip.statuses.update({i.public_key: status(0) for i in rig.chain.founders[1:]})
     async with rig.running():
         before = time.monotonic()
         for message in two:
