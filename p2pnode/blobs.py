@@ -52,8 +52,12 @@ class Blobs:
         if not path.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
             part = path.with_suffix(f".{threading.get_native_id()}.part")
-            part.write_bytes(data)
-            part.rename(path)
+            try:
+                part.write_bytes(data)
+                part.rename(path)
+            except OSError:
+                part.unlink(missing_ok=True)  # on a full disk, half a blob is in the way
+                raise
         return digest
 
     def get(self, digest: bytes) -> bytes | None:
@@ -122,15 +126,19 @@ class Blobs:
     # --- what peers are served -----------------------------------------------------------------------------------------------------
 
     def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
-        """The hashes of a blob's leaves; computed from the bytes once and remembered."""
+        """The hashes of a blob's leaves; computed from the bytes once and remembered. Damaged bytes count as absent: they would make
+        this node a liar."""
         with self._lock:
             known = self._leaf_lists.get(digest)
         if known is not None:
             return known
         hashes: list[bytes] = []
-        while leaf := self.read(digest, len(hashes) * LEAF_BYTES, LEAF_BYTES):
+        length = 0
+        while leaf := self.read(digest, length, LEAF_BYTES):
             hashes.append(content.leaf_hash(leaf))
-        if not hashes:
+            length += len(leaf)
+        if content.digest_of_hashes(hashes, length) != digest:
+            self.drop(digest)
             return None
         self._remember_leaves(digest, hashes)
         return hashes
@@ -153,7 +161,10 @@ class Blobs:
             return replica
         for height, claimed in self.snapshots():
             if claimed == root:
-                replica = Replica.load(self.snapshot_path(height))
+                try:
+                    replica = Replica.load(self.snapshot_path(height))
+                except (SnapshotError, OSError):
+                    continue  # damaged, or a newer one has just taken its place
                 self._keep_model(root, replica)
                 return replica
         return None
