@@ -68,7 +68,7 @@ class CatchUp:
             if block.header.previous != self.chain.block_hash or block.height != self.chain.height + 1:
                 raise SetUpError(
                     f"the chain file is damaged: block {block.height} does not follow the one before it",
-                    "move chain.sqlite away and start again: the node fetches the chain anew and keeps its key and its votes",
+                    "move chain.sqlite* away and start again: the node fetches the chain anew and keeps its key and its votes",
                 )
             self.chain = self.chain.after(block, certificate)
             recent = following(recent, block)
@@ -102,7 +102,7 @@ class CatchUp:
                 except consensus.Malformed as problem:
                     raise SetUpError(
                         f"the chain file is damaged: block {first} cannot be read ({problem})",
-                        "move chain.sqlite away and start again: the node fetches the chain anew",
+                        "move chain.sqlite* away and start again: the node fetches the chain anew",
                     ) from None
                 first += 1
 

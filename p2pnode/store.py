@@ -40,19 +40,11 @@ class Store:
         self._writing, self._reading = threading.Lock(), threading.Lock()
         try:
             self._db = self._open()
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
-            if problems[0] != "ok":
-                raise sqlite3.DatabaseError(problems[0])
-            self._db.executescript(_SCHEMA)
             self._reader = self._open()
-            held = self.note("chain_id")
+            self._prepare()
         except sqlite3.Error as problem:
-            raise SetUpError(
-                f"the chain file {path} is damaged: {problem}",
-                hint=f"move {path.name} away and start again: the node fetches the chain anew and keeps its key and its votes",
-            ) from problem
+            raise self._unusable(problem) from problem
+        held = self.note("chain_id")
         if held is None:
             self.put_note("chain_id", chain_id)
         elif held != chain_id:
@@ -65,6 +57,7 @@ class Store:
         self, block: consensus.Block, certificate: consensus.CommitCertificate, round_: dict[str, Any]
     ) -> None:
         """Make a decision durable: the block, its certificate and this node's timings of the round."""
+        self.put_evidence(block.evidence)
         row = (block.height, block.hash, block.encode(), certificate.encode(), json.dumps(round_))
         self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
 
@@ -74,35 +67,28 @@ class Store:
 
     def height(self) -> int:
         """The highest decided height on disk, 0 when there is none."""
-        with self._reading:
-            row = self._reader.execute("SELECT MAX(height) FROM blocks").fetchone()
-        return int(row[0] or 0)
+        return int(self._read("SELECT MAX(height) FROM blocks")[0][0] or 0)
 
     def block_rows(self, first: int, count: int) -> list[tuple[bytes, bytes]]:
         """Encoded (block, certificate) pairs of consecutive heights from ``first``."""
-        with self._reading:
-            rows = self._reader.execute(
-                "SELECT height, block, certificate FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
-                (first, count),
-            ).fetchall()
+        rows = self._read(
+            "SELECT height, block, certificate FROM blocks WHERE height >= ? ORDER BY height LIMIT ?", first, count
+        )
         consecutive = [row for offset, row in enumerate(rows) if row[0] == first + offset]
         return [(block, certificate) for _, block, certificate in consecutive]
 
     def block_with_hash(self, digest: bytes) -> bytes | None:
-        with self._reading:
-            row = self._reader.execute("SELECT block FROM blocks WHERE hash = ?", (digest,)).fetchone()
-        return row[0] if row else None
+        rows = self._read("SELECT block FROM blocks WHERE hash = ?", digest)
+        return rows[0][0] if rows else None
 
     def rounds(self, last: int) -> list[dict[str, Any]]:
         """The newest ``last`` rounds as this node saw them, oldest first."""
-        with self._reading:
-            rows = self._reader.execute("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", (last,)).fetchall()
+        rows = self._read("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", last)
         return [json.loads(row[0]) for row in reversed(rows)]
 
     def round(self, height: int) -> dict[str, Any] | None:
-        with self._reading:
-            row = self._reader.execute("SELECT round FROM blocks WHERE height = ?", (height,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._read("SELECT round FROM blocks WHERE height = ?", height)
+        return json.loads(rows[0][0]) if rows else None
 
     def put_evidence(self, evidence: Sequence[consensus.Evidence]) -> None:
         for e in evidence:
@@ -111,20 +97,15 @@ class Store:
 
     def evidence(self) -> list[tuple[bytes, str, int, int]]:
         """Every known offence as (public key, kind, height, view)."""
-        with self._reading:
-            return self._reader.execute(
-                "SELECT node, kind, height, view FROM evidence ORDER BY height, view"
-            ).fetchall()
+        return self._read("SELECT node, kind, height, view FROM evidence ORDER BY height, view")
 
     def evidence_proofs(self) -> list[bytes]:
         """Every known offence in its encoded form, which anybody can check."""
-        with self._reading:
-            return [row[0] for row in self._reader.execute("SELECT data FROM evidence").fetchall()]
+        return [row[0] for row in self._read("SELECT data FROM evidence")]
 
     def note(self, name: str) -> bytes | None:
-        with self._reading:
-            row = self._reader.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        rows = self._read("SELECT value FROM notes WHERE name = ?", name)
+        return rows[0][0] if rows else None
 
     def put_note(self, name: str, value: bytes) -> None:
         self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
@@ -134,15 +115,48 @@ class Store:
             self._reader.close()
             self._db.close()
 
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if problems[0] != "ok":
+            raise sqlite3.DatabaseError(problems[0])
+        self._db.executescript(_SCHEMA)
+
+    def _read(self, question: str, *values: object) -> list[Any]:
+        with self._reading:
+            try:
+                return self._reader.execute(question, values).fetchall()
+            except sqlite3.Error as problem:
+                raise self._unusable(problem) from problem
+
     def _write(self, statement: str, row: tuple[object, ...]) -> None:
         with self._writing:
             try:
                 self._db.execute(statement, row)
             except sqlite3.Error as problem:
-                raise SetUpError(
-                    f"the chain file {self._path} cannot be written: {problem}",
+                raise self._unusable(problem) from problem
+
+    def _unusable(self, problem: sqlite3.Error) -> SetUpError:
+        """What is wrong with the file or its disk, and what to do: a full disk must not cost anybody a chain."""
+        match getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF:
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                state, hint = (
+                    "cannot be written",
                     "free the disk or repair it and start again; nothing that was decided is lost",
-                ) from problem
+                )
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                state, hint = "cannot be opened", "check who owns it and its mode"
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                state, hint = "is in use by another process", "end that process and start again"
+            case _:
+                state, hint = (
+                    "is damaged",
+                    (
+                        f"move {self._path.name}* away and start again: the node fetches the chain anew and keeps its key and its votes"
+                    ),
+                )
+        return SetUpError(f"the chain file {self._path} {state}: {problem}", hint)
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5.0)
