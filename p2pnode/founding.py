@@ -35,6 +35,8 @@ from p2pnode.home import Home
 from p2pnode.wire import Method
 from transport import content
 
+ASK_AGAIN_SECONDS = 0.5  # a peer that is still starting says so; a line in the log for each time is no flood
+
 
 def identity_of(home: Home) -> transport.Identity:
     """The node's key: the one in the home, or a new one.
@@ -91,7 +93,9 @@ def _found(
     except (ConfigError, CorpusError) as problem:
         raise SetUpError(problem.message, problem.hint) from None
     nonce = os.urandom(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
-    digest = open_blobs(home).put(text)
+    blobs = open_blobs(home)
+    digest = blobs.put(text)
+    blobs.make_durable([digest])  # nobody else has it
     replica = Replica.initial(model, training, model_seed(nonce))
     own = Founder(identity.public_key, str(config.announce or config.listen))
     everybody = {own.public_key: own} | {f.public_key: f for f in map(parse_founder, founders)}
@@ -146,6 +150,7 @@ def keep_corpus(blobs: Blobs, genesis: Genesis, text: bytes, *, origin: str) -> 
             "leave --data out: the text comes from the peers",
         )
     blobs.put(text, digest)
+    blobs.make_durable([digest])
 
 
 def read_genesis(path: Path) -> Genesis:
@@ -206,7 +211,7 @@ async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
     """Learn the genesis from the first peer that has one, and pin it. Waits for ever; the swarm says why it waits.
 
     Raises:
-        SetUpError: the peer's network is not the one that ``--network`` names, or its genesis cannot be used.
+        SetUpError: the peer's network is not the one that the operator's flags name.
     """
     while True:
         for peer in swarm.peers():
@@ -224,12 +229,16 @@ async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
                     "genesis refused", peer=peer.node_id[:12], reason="it is not the one that the peer's HELLO names"
                 )
                 continue
-            genesis = parse(document)
-            check_flags(config, genesis)
+            try:
+                genesis = parse(document)
+            except UserError as problem:
+                log.warning("genesis refused", peer=peer.node_id[:12], reason=problem.message)
+                continue
+            await trio.to_thread.run_sync(check_flags, config, genesis)
             swarm.pin(transport.ChainId(genesis.chain_id))
             log.info("network pinned", network=genesis.chain_id.hex(), peer=peer.node_id[:12])
             return genesis
-        await trio.sleep(0.1)
+        await trio.sleep(ASK_AGAIN_SECONDS if swarm.peers() else 0.1)
 
 
 async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Any) -> bytes:
@@ -249,7 +258,7 @@ async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, l
             await swarm.fetch(digest, genesis.corpus_bytes, holders=lambda: [p.key for p in swarm.peers()], sink=sink)
         except transport.RequestFailed as problem:
             log.info("waiting for the text", reason=problem.reason)
-            await trio.sleep(0.5)
+            await trio.sleep(ASK_AGAIN_SECONDS)
             continue
         await trio.to_thread.run_sync(blobs.put, bytes(data), digest)
         log.info("text fetched", bytes=len(data), digest=digest.hex()[:16])

@@ -15,12 +15,14 @@ from typing import Any, Literal, NewType
 
 import consensus
 from model.config import ModelConfig, TrainingConfig
+from model.limits import CORPUS_BYTES_MAX
+from p2pnode.config import parse_endpoint
 from p2pnode.errors import UserError
 
 PROTOCOL_VERSION = 1
 GENESIS_BYTES_MAX = 32 * 1024  # 64 founders of about 350 bytes with their addresses, and the rest
 MEMBERS_MAX = 64  # a full mesh of votes: 64 members send 16 k of them a height
-CORPUS_BYTES_MAX = 1 << 40  # a bound on arithmetic, not on ambition
+ADDRESS_CHARACTERS_MAX = 260  # a DNS name has at most 253
 ROUND_SECONDS_MAX = 60
 PROBATION_CONTRIBUTIONS = 3  # K of DESIGN section 3
 POLICIES = ("open", "invite")
@@ -116,7 +118,7 @@ def parse(document: bytes) -> Genesis:
 def _from_document(raw: Any) -> Genesis:
     if raw["protocol"] != PROTOCOL_VERSION:
         raise ValueError(f"protocol {raw['protocol']}, this version speaks {PROTOCOL_VERSION}")
-    founders = tuple(Founder(_hex(f["public_key"], 32), _text(f["address"], 260)) for f in raw["founders"])
+    founders = tuple(Founder(_hex(f["public_key"], 32), _address(f["address"])) for f in raw["founders"])
     _check_founders(founders)
     if raw["policy"] not in POLICIES:
         raise ValueError(f"unknown policy {raw['policy']!r}")
@@ -155,9 +157,12 @@ def _integer(value: Any, low: int, high: int) -> int:
     return value
 
 
-def _text(value: Any, size_max: int) -> str:
-    if not isinstance(value, str) or len(value) > size_max:
-        raise ValueError(f"a text of at most {size_max} characters is expected")
+def _address(value: Any) -> str:
+    """Where a founder listens, in the form in which it is dialed, or empty."""
+    if not isinstance(value, str) or len(value) > ADDRESS_CHARACTERS_MAX:
+        raise ValueError(f"an address of at most {ADDRESS_CHARACTERS_MAX} characters is expected")
+    if value and str(parse_endpoint(value)) != value:
+        raise ValueError(f"{value!r} is not an address in its usual form")
     return value
 
 

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 import consensus
+from consensus.evidence import evidence_of
 from p2pnode.errors import ExitCode, SetUpError, user_error
 from p2pnode.store import Store
 from tests.p2pnode.little import Chain, contribution, payload
@@ -35,15 +36,7 @@ def offence(seeds=(1, 2)):
     one, other = (contribution(CHAIN.founders[2], CHAIN.states[0], payload(seed)) for seed in seeds)
     chain_id = consensus.Digest(CHAIN.genesis.chain_id)
     pair = [(c.statement(chain_id), c.signature) for c in (one, other)]
-    return (
-        consensus.evidence_of(one.author, *pair) if hasattr(consensus, "evidence_of") else _evidence(one.author, pair)
-    )
-
-
-def _evidence(author, pair):
-    from consensus.evidence import evidence_of
-
-    return evidence_of(author, *pair)
+    return evidence_of(one.author, *pair)
 
 
 def test_blocks_come_back_as_they_were(store):
