@@ -96,7 +96,7 @@ class Blobs:
         hashes = content.leaf_hashes(replica.leaves())
         root = content.digest_of_hashes(hashes, replica.byte_length)
         self._remember_leaves(root, hashes)
-        self._keep_model(root, replica)
+        self.keep_model(root, replica)
         return root
 
     def put_snapshot(self, height: int, root: bytes, replica: Replica, *, keep: int) -> None:
@@ -165,11 +165,12 @@ class Blobs:
                     replica = Replica.load(self.snapshot_path(height))
                 except (SnapshotError, OSError):
                     continue  # damaged, or a newer one has just taken its place
-                self._keep_model(root, replica)
+                self.keep_model(root, replica)
                 return replica
         return None
 
-    def _keep_model(self, root: bytes, replica: Replica) -> None:
+    def keep_model(self, root: bytes, replica: Replica) -> None:
+        """Serve this model under its root, and longer than those that were kept before."""
         with self._lock:
             self._models[root] = replica
             self._models.move_to_end(root)

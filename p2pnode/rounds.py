@@ -34,6 +34,7 @@ from model.layout import Layout
 from model.replica import Replica
 from model.trainer import Trainer, Update
 from p2pnode.blobs import Blobs
+from p2pnode.candidates import Candidates
 from p2pnode.catchup import Position, following
 from p2pnode.collect import Collecting, start_moment
 from p2pnode.delays import Delays
@@ -49,9 +50,6 @@ from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
 
 LISTED_HEIGHTS = 20  # what a peer's score looks at
-CANDIDATES_MAX = (
-    4  # models computed for proposals of the open height; a proposer who changes its mind costs one more computation
-)
 CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
 
 
@@ -109,7 +107,7 @@ class Rounds:
         self.timings = Timings()
         self.driver: Driver
         self._house = Housekeeping(parts.store, parts.blobs)
-        self._candidates: dict[tuple[tuple[bytes, int], ...], Replica] = {}
+        self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._signed: set[Purpose] = set()  # what this node has put its name to at the open height
         self._started = 0
         self._settled: tuple[int, bool] | None = None
@@ -349,12 +347,12 @@ class Rounds:
             return None
         held = self.pool.listable()
         contributions = tuple(entry.contribution for entry in held)
-        candidate = await self._candidate(contributions, [entry.payload for entry in held])
+        candidate = await self._candidates.of(contributions, [entry.payload for entry in held])
         if request.height != self.pool.height:
             return None
-        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, candidate)
         await trio.to_thread.run_sync(self._make_durable, held)
-        return consensus.build_block(request.template, contributions=contributions, model_root=consensus.Digest(root))
+        root = consensus.Digest(candidate.root)
+        return consensus.build_block(request.template, contributions=contributions, model_root=root)
 
     async def check(self, block: consensus.Block) -> tuple[bool, str]:
         """Whether this node can reproduce what the block claims: every listed byte held, of the right form, and the same root."""
@@ -368,12 +366,11 @@ class Rounds:
         if payloads is None:
             return False, "a listed payload cannot be had or is no payload"
         try:
-            candidate = await self._candidate(block.contributions, payloads)
+            candidate = await self._candidates.of(block.contributions, payloads)
         except PayloadError as problem:
             return False, str(problem)
-        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, candidate)
-        if root != header.model_root:
-            return False, f"model root {header.model_root.hex()[:16]} claimed, {root.hex()[:16]} recomputed"
+        if candidate.root != header.model_root:
+            return False, f"model root {header.model_root.hex()[:16]} claimed, {candidate.root.hex()[:16]} recomputed"
         return True, ""
 
     async def _payloads(
@@ -391,23 +388,6 @@ class Rounds:
                 nursery.start_soon(bring, contribution)
         found = [pool.find(contribution) for contribution in contributions]
         return None if None in found else [entry.payload for entry in found if entry is not None]
-
-    async def _candidate(self, contributions: Sequence[consensus.Contribution], payloads: Sequence[bytes]) -> Replica:
-        """The model that follows from these contributions; computed once for each set."""
-        weights = consensus.weights(contributions, self.state.membership.current)
-        # Anybody can announce another node's bytes again, so a digest does not tell whose vote weighs it.
-        key = tuple((c.payload_digest, weight) for c, weight in zip(contributions, weights, strict=True))
-        if not any(weights):
-            return self.replica
-        if key not in self._candidates:
-            base = self.replica
-            candidate = await trio.to_thread.run_sync(partial(base.apply, payloads, weights))
-            if base is not self.replica:
-                return candidate
-            self._candidates[key] = candidate
-            while len(self._candidates) > CANDIDATES_MAX:
-                self._candidates.pop(next(iter(self._candidates)))
-        return self._candidates[key]
 
     # --- commit, decide, apply ---------------------------------------------------------------------------------------------------------
 
@@ -449,8 +429,8 @@ class Rounds:
             payloads = await self._payloads(self.pool, block.contributions, block.header.proposer)
             if payloads is None:
                 await trio.sleep(1)
-        replica = await self._candidate(block.contributions, payloads)
-        root = await trio.to_thread.run_sync(self.parts.blobs.model_root, replica)
+        candidate = await self._candidates.of(block.contributions, payloads)
+        replica, root = candidate.replica, candidate.root
         if root == block.header.model_root or self.state.height >= block.height:
             return replica
         self.diverged = f"this machine computes another model than the certified one at height {block.height}"
@@ -489,7 +469,8 @@ class Rounds:
         height = state.height
         self.state, self.replica, self.recent = state, replica, position.recent
         self.known_height = max(self.known_height, height)
-        self._candidates.clear()
+        self._candidates = Candidates(self.parts.blobs, state, replica)
+        self.parts.blobs.keep_model(state.model_root, replica)
         self._signed.clear()
         closed, self.pool = self.pool, self._new_pool()
         self.timings.open(height + 1)

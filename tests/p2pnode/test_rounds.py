@@ -200,31 +200,6 @@ async def test_a_good_proposal_is_good_and_a_wrong_root_is_not(tmp_path):
         assert await rig.rounds.check(block) == (False, "it is for another height")
 
 
-async def test_the_same_bytes_weigh_by_who_offers_them(tmp_path):
-    """A stranger who repeats a member's digest must not be remembered as a second member's vote for it, nor the other way round."""
-    rig = Rig(tmp_path, members=4, trains=False)
-    state, data = rig.rounds.state, [payload(1), payload(1)]
-    members = [contribution(rig.chain.founders[place], state, payload(1)) for place in (0, 1)]
-    copied = [members[0], contribution(STRANGER, state, payload(1))]
-    async with rig.running():
-        two = await rig.rounds._candidate(members, data)
-        one = await rig.rounds._candidate(copied, data)
-    base = rig.chain.replicas[0]
-    assert bytes(two.read(0, two.byte_length)) == base.apply(data, [1, 1]).read(0, two.byte_length)
-    assert one.read(0, one.byte_length) == base.apply(data, [1, 0]).read(0, one.byte_length)
-    assert len(rig.rounds._candidates) == 2
-
-
-async def test_candidates_are_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds_module, "CANDIDATES_MAX", 2)
-    rig = Rig(tmp_path, members=4, trains=False)
-    async with rig.running():
-        for seed in range(5):
-            one = contribution(rig.chain.founders[0], rig.rounds.state, payload(seed))
-            await rig.rounds._candidate([one], [payload(seed)])
-    assert len(rig.rounds._candidates) == 2
-
-
 async def test_payloads_are_on_the_disk_before_a_commit_even_if_they_were_swept(tmp_path):
     rig = Rig(tmp_path, members=4, trains=False)
     block, _ = rig.chain.next_block()
