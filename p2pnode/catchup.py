@@ -5,10 +5,11 @@ trust). Then the model: a whole model whose root a verified block names, where t
 block, each root compared. Nothing a peer says of itself is believed; it only chooses whom to ask.
 
 Rules for editing: blocks are durable before the model moves, so the chain on disk may be ahead of the model, never behind it. A peer that
-sends something wrong is asked no more in this run; another one is.
+sends something wrong, or nothing, is doubted for a while: it is asked last, and its claims keep nobody waiting.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
 RETRY_SECONDS = 1.0
+DOUBT_SECONDS = 10.0  # short, because a peer that only lost its connection is doubted like a liar
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class CatchUp:
         self._blobs = blobs
         self._gossip = gossip
         self._log = log
-        self._avoid: set[bytes] = set()
+        self._doubted_until: dict[bytes, float] = {}
         self.chain = genesis.state()
         self.doing: str | None = None
 
@@ -62,10 +64,11 @@ class CatchUp:
             SetUpError: the chain file does not hold one chain.
         """
         snapshots = dict(self._blobs.snapshots())
-        best: tuple[consensus.ChainState, tuple[frozenset[bytes], ...]] = (self.chain, ())
+        certified: list[tuple[consensus.ChainState, tuple[frozenset[bytes], ...]]] = []
         recent: tuple[frozenset[bytes], ...] = ()
         for block, certificate in self._blocks_on_disk(1):
-            if block.header.previous != self.chain.block_hash or block.height != self.chain.height + 1:
+            follows = block.header.previous == self.chain.block_hash and block.height == self.chain.height + 1
+            if not follows or certificate.block_hash != block.hash:
                 raise SetUpError(
                     f"the chain file is damaged: block {block.height} does not follow the one before it",
                     "move chain.sqlite* away and start again: the node fetches the chain anew and keeps its key and its votes",
@@ -73,12 +76,12 @@ class CatchUp:
             self.chain = self.chain.after(block, certificate)
             recent = following(recent, block)
             if snapshots.get(block.height) == block.header.model_root:
-                best = (self.chain, recent)
-        state, recent = best
-        replica = self._snapshot(state) if state.height else None
-        if replica is None:
-            return Position(self._genesis.state(), first_model, ())
-        return Position(state, replica, recent)
+                certified.append((self.chain, recent))
+        for state, recent in reversed(certified):
+            replica = self._snapshot(state)
+            if replica is not None:
+                return Position(state, replica, recent)
+        return Position(self._genesis.state(), first_model, ())
 
     def _snapshot(self, state: consensus.ChainState) -> Replica | None:
         path = self._blobs.snapshot_path(state.height)
@@ -122,22 +125,25 @@ class CatchUp:
                 position = await self._replay(position)
         finally:
             self.doing = None
-            self._avoid.clear()
         return position
+
+    def claimed(self) -> int:
+        """The highest height that a connected peer says it decided, unless it just failed to show it."""
+        statuses = self._gossip.statuses.items()
+        return max((status.height for peer, status in statuses if not self._is_doubted(peer)), default=0)
 
     async def _extend_chain(self, target: int) -> None:
         """Blocks with certificates, in order, from whoever claims to have them."""
-        for peer in self._gossip.peers_at(self.chain.height + 1):
-            while self.chain.height < target:
+        for peer in self._sources(self.chain.height + 1):
+            while self.chain.height < min(target, self._claim(peer)):
                 try:
                     page = await self._gossip.fetch_blocks(peer, self.chain.height + 1)
-                    reached = await trio.to_thread.run_sync(self._verify, self.chain, page)
+                    if not page:
+                        raise Malformed("no block where it says that it decided one")
+                    self.chain = await trio.to_thread.run_sync(self._verify, self.chain, page)
                 except (transport.RequestFailed, Malformed, consensus.Malformed) as problem:
-                    self._distrust(peer, str(problem))
+                    self._doubt(peer, str(problem))
                     break
-                if reached.height == self.chain.height:
-                    break
-                self.chain = reached
 
     def _verify(
         self,
@@ -156,41 +162,44 @@ class CatchUp:
     async def _take_model(self, position: Position) -> Position:
         """Jump to a whole certified model, if some peer has one and the payloads up to it would be more to carry."""
         offers = await self._offers(position.state.height)
-        for height, root, holders in offers:
-            state, recent, payload_bytes = await trio.to_thread.run_sync(self._state_at, height)
-            if state.model_root != root or payload_bytes <= position.replica.byte_length:
-                continue
-            data = await self._gossip.fetch_blob(root, position.replica.byte_length, holders)
+        if not offers:
+            return position
+        for state, recent in await trio.to_thread.run_sync(self._certified, offers, position):
+            holders = offers[state.height, state.model_root]
+            data = await self._gossip.fetch_blob(state.model_root, position.replica.byte_length, holders)
             if data is None:
                 continue
             replica = await trio.to_thread.run_sync(
                 Replica.from_bytes, self._genesis.model, self._genesis.training, data
             )
-            self._log.info("model taken", height=height, root=root.hex()[:16], bytes=len(data))
+            self._log.info("model taken", height=state.height, root=state.model_root.hex()[:16], bytes=len(data))
             await trio.to_thread.run_sync(self._blobs.model_root, replica)
             return Position(state, replica, recent)
         return position
 
-    async def _offers(self, above: int) -> list[tuple[int, bytes, list[bytes]]]:
-        """(height, root, who has it) of whole models on the verified chain above a height, newest first."""
+    async def _offers(self, above: int) -> dict[tuple[int, bytes], list[bytes]]:
+        """Whole models above a height that peers say they have, by height and root, and who has each."""
         holders: dict[tuple[int, bytes], list[bytes]] = {}
-        for peer in self._gossip.peers_at(above + 1):
+        for peer in self._sources(above + 1):
             for height, root in await self._gossip.fetch_snapshots(peer):
                 if above < height <= self.chain.height:
                     holders.setdefault((height, root), []).append(peer)
-        return [(height, root, peers) for (height, root), peers in sorted(holders.items(), reverse=True)]
+        return holders
 
-    def _state_at(self, height: int) -> tuple[consensus.ChainState, tuple[frozenset[bytes], ...], int]:
-        """The chain's state at a height, its recent contributors, and the payload bytes that lead there."""
-        state, payload_bytes = self._genesis.state(), 0
-        recent: tuple[frozenset[bytes], ...] = ()
+    def _certified(
+        self, offers: Collection[tuple[int, bytes]], position: Position
+    ) -> list[tuple[consensus.ChainState, tuple[frozenset[bytes], ...]]]:
+        """Of the offers those that the verified chain names and that are less to carry than the payloads up to them, newest first."""
+        state, recent, payload_bytes = self._genesis.state(), tuple[frozenset[bytes], ...](), 0
+        found = []
         for block, certificate in self._blocks_on_disk(1):
             state = state.after(block, certificate)
             recent = following(recent, block)
-            payload_bytes += sum(c.payload_bytes for c in block.contributions)
-            if state.height == height:
-                break
-        return state, recent, payload_bytes
+            if state.height > position.state.height:
+                payload_bytes += sum(c.payload_bytes for c in block.contributions)
+                if payload_bytes > position.replica.byte_length and (state.height, state.model_root) in offers:
+                    found.append((state, recent))
+        return found[::-1]
 
     async def _replay(self, position: Position) -> Position:
         """Block by block on the model, each root compared with the certified one."""
@@ -242,9 +251,22 @@ class CatchUp:
         )
         return healed
 
-    def _distrust(self, peer: bytes, why: str) -> None:
-        self._avoid.add(peer)
-        self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=why)
+    def _sources(self, height: int) -> list[bytes]:
+        """Whom to ask, the farthest first, those in doubt last."""
+        return sorted(self._gossip.peers_at(height), key=self._is_doubted)
+
+    def _claim(self, peer: bytes) -> int:
+        status = self._gossip.statuses.get(peer)
+        return 0 if status is None else status.height
+
+    def _is_doubted(self, peer: bytes) -> bool:
+        return self._doubted_until.get(peer, 0.0) > time.monotonic()
+
+    def _doubt(self, peer: bytes, reason: str) -> None:
+        now = time.monotonic()
+        self._doubted_until = {key: until for key, until in self._doubted_until.items() if until > now}
+        self._doubted_until[peer] = now + DOUBT_SECONDS
+        self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
 
 
 def decision(encoded: bytes) -> consensus.CommitCertificate:

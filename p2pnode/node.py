@@ -378,21 +378,18 @@ class Node:
         """At least the height that our own disk has proven; then, for as long as peers are ahead, to where they are."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            assert self.gossip is not None
-            claimed = max((status.height for status in self.gossip.statuses.values()), default=0)
-            position = await catchup.advance(position, max(target, claimed))
-            reached = position.state.height >= target and position.state.height + 1 >= claimed
+            position = await catchup.advance(position, max(target, catchup.claimed()))
+            reached = position.state.height >= target and position.state.height + 1 >= catchup.claimed()
             if reached and (time.monotonic() > deadline or not self.config.bootstrap):
                 return position
             await trio.sleep(0.05 if reached else RETRY_SECONDS / 4)
 
     async def _follow(self, catchup: CatchUp, rounds: Rounds) -> None:
         """While running: who is behind for longer than a decision takes to arrive asks for what it lacks."""
-        gossip, behind_since = self.gossip, None
-        assert gossip is not None
+        behind_since = None
         while True:
             await trio.sleep(FOLLOW_SECONDS)
-            claimed = max((status.height for status in gossip.statuses.values()), default=0)
+            claimed = catchup.claimed()
             if claimed <= rounds.state.height and rounds.known_height <= rounds.state.height:
                 behind_since = None
                 continue

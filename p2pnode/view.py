@@ -208,7 +208,7 @@ class View:
             return health.Health(health.DEGRADED, self._starting())
         gossip = rounds.parts.gossip
         committee = rounds.state.membership.current
-        claimed = max((status.height for status in gossip.statuses.values()), default=0)
+        claimed = node.catchup.claimed() if node.catchup is not None else 0
         learning = any(status.learning for status in gossip.statuses.values())
         usual = frozenset[bytes]().union(*rounds.recent) if rounds.recent else frozenset[bytes]()
         return health.judge(

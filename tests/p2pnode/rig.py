@@ -23,8 +23,9 @@ from p2pnode.gossip import Gossip
 from p2pnode.rounds import Parts, Rounds, Training
 from p2pnode.store import Store
 from p2pnode.wal import VoteLog
+from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
-from tests.p2pnode.little import LAYOUT, MODEL, TEXT, TRAINING, Chain, RecordingLog
+from tests.p2pnode.little import LAYOUT, MODEL, TEXT, TRAINING, Chain, RecordingLog, until
 
 Handler = Callable[[transport.PublicKey, int, bytes], Awaitable[bytes]]
 
@@ -167,3 +168,79 @@ class Rig:
         self.worker.finish(lambda: None, timeout_seconds=10)
         self.vote_log.close()
         self.store.close()
+
+
+class Peer:
+    """A node that answers and asks but has no rounds: a real swarm on loopback, a store and blobs with as much of a chain as it is given."""
+
+    def __init__(self, directory: Path, chain: Chain, *, heights: int = 0, seed: int = 90) -> None:
+        directory.mkdir()
+        self.chain = chain
+        self.identity = transport.Identity(bytes([seed]) * 32)
+        self.log = RecordingLog()
+        self.store = Store(directory / "chain.sqlite", chain.genesis.chain_id)
+        self.blobs = Blobs(directory / "blobs", directory / "snapshots")
+        for block, certificate in chain.decided[:heights]:
+            self.store.put_block(block, certificate, {"height": block.height})
+            for contribution in block.contributions:
+                self.blobs.put(chain.payloads[contribution.payload_digest])
+        self.answers: dict[int, Callable[[bytes], Awaitable[bytes]]] = {}  # lies, by method
+        self.asked: list[int] = []
+        self.heard: list[consensus.Message] = []
+        self.events: list[consensus.Event] = []
+        self.failures: dict[transport.Address, str] = {}
+
+    @property
+    def key(self) -> transport.PublicKey:
+        return self.identity.public_key
+
+    def says(self, height: int) -> None:
+        state = self.chain.states[min(height, len(self.chain.states) - 1)]
+        self.gossip.tell_status(Status(height=height, model_root=state.model_root, role=Role.OBSERVER, learning=0))
+
+    def catch_up(self) -> tuple[CatchUp, Position]:
+        catchup = CatchUp(
+            genesis=self.chain.genesis, store=self.store, blobs=self.blobs, gossip=self.gossip, log=self.log
+        )
+        return catchup, catchup.load(self.chain.replicas[0])
+
+    async def _handle(self, _: transport.PublicKey, method: int, body: bytes) -> bytes:
+        self.asked.append(method)
+        lie = self.answers.get(method)
+        return await (self.gossip.answer(method, body) if lie is None else lie(body))
+
+    async def _deliver(self, event: consensus.Event) -> None:
+        self.events.append(event)
+
+    async def run(self, bootstrap: tuple[transport.Address, ...], *, task_status: trio.TaskStatus[None]) -> None:
+        genesis = self.chain.genesis
+        self.swarm = make_swarm(self.identity, genesis, self.blobs, handler=self._handle, bootstrap=bootstrap)
+        self.gossip = Gossip(
+            identity=self.identity,
+            swarm=self.swarm,
+            genesis=genesis,
+            store=self.store,
+            blobs=self.blobs,
+            committee=lambda: self.chain.state.membership.current,
+            log=self.log,
+        )
+        self.gossip.deliver = self._deliver
+        try:
+            async with trio.open_nursery() as nursery:
+                self.address = await nursery.start(self.swarm.run)
+                nursery.start_soon(self.gossip.listen_forever, self.heard.append, self.failures)
+                task_status.started()
+        finally:
+            self.store.close()
+
+
+@asynccontextmanager
+async def network(*peers: Peer) -> AsyncIterator[None]:
+    """All connected with all."""
+    async with trio.open_nursery() as nursery:
+        for place, peer in enumerate(peers):
+            await nursery.start(peer.run, tuple(other.address for other in peers[:place]))
+        for peer in peers:
+            await until(lambda peer=peer: len(peer.swarm.peers()) == len(peers) - 1)
+        yield
+        nursery.cancel_scope.cancel()
