@@ -146,7 +146,7 @@ class Gossip:
                 case transport.EnvelopeReceived():
                     await self._envelope(event, hear)
                 case transport.FrameReceived():
-                    await self._frame(event)
+                    await self.frame(event)
                 case transport.PeerConnected(peer=peer):
                     failures.clear()
                     self._greet(peer.key)
@@ -196,7 +196,8 @@ class Gossip:
         if successor not in (event.envelope.author, event.peer_key):
             self._swarm.publish(event.envelope.frame(), to=[transport.PublicKey(successor)])
 
-    async def _frame(self, event: transport.FrameReceived) -> None:
+    async def frame(self, event: transport.FrameReceived) -> None:
+        """Take in an unsigned frame; what is malformed is logged, and that is all."""
         try:
             match event.kind:
                 case FrameKind.STATUS:

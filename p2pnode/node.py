@@ -48,6 +48,7 @@ from p2pnode.rounds import Parts, Rounds, Training
 from p2pnode.store import Store
 from p2pnode.view import View
 from p2pnode.wal import Recovered, VoteLog, recover
+from p2pnode.wire import FrameKind
 from p2pnode.worker import Worker
 
 __all__ = ["Kit", "Node", "initialise", "run"]
@@ -182,17 +183,21 @@ class Node:
 
     async def _live(self, nursery: trio.Nursery) -> None:
         """From nothing to a full part of the network; then until cancelled."""
-        genesis = await self._network()
-        text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
-        trainer, first_model = await trio.to_thread.run_sync(partial(self._make_trainer, genesis, text))
+        early: dict[bytes, transport.FrameReceived] = {}
+        genesis = await self._network(early)
         assert self.store is not None
+        gossip = self.gossip = self._make_gossip(genesis, self.store)
+        for frame in early.values():
+            await gossip.frame(frame)
+        nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
+        text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
+        make = partial(self._make_trainer, genesis, text)
+        trainer, first_model = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
         if self.bound is not None:
             await trio.to_thread.run_sync(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
-        gossip = self.gossip = self._make_gossip(genesis, self.store)
         catchup = self.catchup = CatchUp(
             genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
         )
-        nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
         position = await trio.to_thread.run_sync(catchup.load, first_model)
         position = await self._reach(catchup, position, catchup.chain.height)
         rounds = self.rounds = self._make_rounds(genesis, trainer, position)
@@ -210,12 +215,12 @@ class Node:
         nursery.start_soon(self._follow, catchup, rounds)
         nursery.start_soon(self._housekeep, rounds)
 
-    async def _network(self) -> Genesis:
-        """The genesis, from the home or from the first peer; once had, it is kept."""
+    async def _network(self, early: dict[bytes, transport.FrameReceived]) -> Genesis:
+        """The genesis, from the home or from the first peer; once had, it is kept. ``early`` takes what peers said of themselves."""
         if self.genesis is None:
             self.log.info("joining", bootstrap=[str(e) for e in self.config.bootstrap])
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._drain)
+                nursery.start_soon(self._drain, early)
                 genesis = await founding.join(self.swarm, self.config, self.log)
                 nursery.cancel_scope.cancel()
             founding.write_genesis(self.home, genesis)
@@ -232,11 +237,19 @@ class Node:
         self.votes_lost = store.height() > 0 and not recover(self.home.votes).begun
         return store
 
-    async def _drain(self) -> None:
-        """Before there is a network, what the swarm hears is of no use; unread, it would hold the connections up."""
+    async def _drain(self, early: dict[bytes, transport.FrameReceived]) -> None:
+        """Before there is a network, little that the swarm hears is of use; unread, it would hold the connections up.
+
+        Where each peer stands is kept: it says so when it connects, and again only when that has changed.
+        """
         async for event in self.swarm.events:
-            if isinstance(event, transport.BootstrapFailed):
-                self.failures[event.address] = event.reason
+            match event:
+                case transport.BootstrapFailed():
+                    self.failures[event.address] = event.reason
+                case transport.FrameReceived(kind=FrameKind.STATUS):
+                    early[event.peer_key] = event
+                case transport.PeerDisconnected():
+                    early.pop(event.peer.key, None)
 
     def _make_trainer(self, genesis: Genesis, text: bytes) -> tuple[Trainer, Replica]:
         """Torch comes in here, off the event loop: importing it takes seconds."""
@@ -251,7 +264,7 @@ class Node:
                 device=self.config.device,
                 threads=self.config.threads or 1,
             )
-        except (ModelError, RuntimeError) as problem:
+        except (ModelError, RuntimeError, MemoryError) as problem:
             raise SetUpError(
                 f"cannot train: {problem}", "check --device; p2pnode start --no-train follows without training"
             ) from None
@@ -439,12 +452,10 @@ class Node:
     def _close(self) -> None:
         """Everything agreed is on disk already; the trainer's own state is saved if that is quick."""
         self.training.on = False
-        saved = False
-        if self.rounds is not None:
-            saved = self.worker.finish(
-                partial(self.rounds.parts.trainer.save, self._trainer_file()), timeout_seconds=SHUTDOWN_SECONDS_MAX
-            )
-        self.log.info("stopped", trainer_saved=saved)
+        rounds = self.rounds
+        last = partial(rounds.parts.trainer.save, self._trainer_file()) if rounds is not None else lambda: None
+        done = self.worker.finish(last, timeout_seconds=SHUTDOWN_SECONDS_MAX)
+        self.log.info("stopped", trainer_saved=done and rounds is not None)
         if self.store is not None:
             self.store.close()
         if self.driver is not None:
