@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 import transport
-from model.config import ModelConfig, TrainingConfig
+from model.config import ModelConfig, TrainingConfig, check_together
 from model.data import Corpus, default_corpus, load_corpus
 from model.errors import ConfigError, CorpusError
 from model.replica import Replica
@@ -89,6 +89,7 @@ def _found(
     training = TrainingConfig()
     try:
         model = ModelConfig.named(config.size)
+        check_together(model, training)
         Corpus(text, training.sequence)
     except (ConfigError, CorpusError) as problem:
         raise SetUpError(problem.message, problem.hint) from None
