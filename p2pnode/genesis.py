@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NewType
 
 import consensus
-from model.config import ModelConfig, TrainingConfig
+from model.config import ModelConfig, TrainingConfig, check_together
 from model.limits import CORPUS_BYTES_MAX
 from p2pnode.config import parse_endpoint
 from p2pnode.errors import UserError
@@ -122,11 +122,13 @@ def _from_document(raw: Any) -> Genesis:
     _check_founders(founders)
     if raw["policy"] not in POLICIES:
         raise ValueError(f"unknown policy {raw['policy']!r}")
+    model, training = ModelConfig.from_dict(raw["model"]), TrainingConfig.from_dict(raw["training"])
+    check_together(model, training)
     return Genesis(
         nonce=_hex(raw["nonce"], 16),
         founders=founders,
-        model=ModelConfig.from_dict(raw["model"]),
-        training=TrainingConfig.from_dict(raw["training"]),
+        model=model,
+        training=training,
         corpus_digest=_hex(raw["corpus"]["digest"], 32),
         corpus_bytes=_integer(raw["corpus"]["bytes"], 1, CORPUS_BYTES_MAX),
         model_root=_hex(raw["model_root"], 32),
