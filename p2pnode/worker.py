@@ -67,7 +67,8 @@ class Worker:
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
         while (entry := self._jobs.get()) is not None:
             job, report = entry
             report(outcome.capture(job))

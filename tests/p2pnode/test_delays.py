@@ -1,0 +1,31 @@
+"""Measured delays: what the engine's timeouts rest on."""
+
+import pytest
+
+import consensus
+from p2pnode.delays import SAMPLES_MAX, Delays, percentile_99
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [([3.0], 3.0), ([2.0, 1.0], 2.0), (list(range(1, 101)), 99), (list(range(1, 202)), 199), ([1.0] * 99 + [9.0], 1.0)],
+)
+def test_the_smallest_sample_that_99_percent_do_not_exceed(samples, expected):
+    assert percentile_99(samples) == expected
+
+
+def test_nothing_is_said_until_both_are_known():
+    delays = Delays()
+    assert delays.measured() is None
+    delays.note_check(0.5)
+    assert delays.measured() is None
+    delays.note_round_trips([0.2])
+    assert delays.measured() == consensus.DelaysMeasured(delay_seconds=0.1, check_seconds=0.5)
+
+
+def test_old_samples_are_forgotten():
+    delays = Delays()
+    for seconds in [100.0] * SAMPLES_MAX + [1.0] * SAMPLES_MAX:
+        delays.note_check(seconds)
+        delays.note_round_trips([seconds])
+    assert delays.measured() == consensus.DelaysMeasured(delay_seconds=0.5, check_seconds=1.0)
