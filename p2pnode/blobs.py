@@ -83,6 +83,16 @@ class Blobs:
                 os.close(fd)
         self._durable.update(fresh)
 
+    def put_durably(self, data: bytes) -> bytes:
+        """Both, where nothing can be done in between."""
+        digest = self.put(data)
+        self.make_durable([digest])
+        return digest
+
+    def is_durable(self, digest: bytes) -> bool:
+        """Whether ``make_durable`` has returned for it. Does not block."""
+        return digest in self._durable
+
     def drop(self, digest: bytes) -> None:
         self._path(digest).unlink(missing_ok=True)
         self._durable.discard(digest)

@@ -13,6 +13,7 @@ What it is not: rules of agreement (``consensus``), sockets (``gossip``), arithm
 thread; whatever takes long runs in a thread and returns bytes, digests or a new, complete model.
 """
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -173,8 +174,7 @@ class Rounds:
 
     async def _announce(self, height: int, payload: bytes, purpose: Purpose) -> None:
         """Bytes durable, then the signature durable, then the announcement: a restart never signs a second one for this height."""
-        digest = await trio.to_thread.run_sync(self.parts.blobs.put, payload)
-        await trio.to_thread.run_sync(self.parts.blobs.make_durable, [digest])
+        digest = await trio.to_thread.run_sync(self.parts.blobs.put_durably, payload)
         pool = self.pool
         if pool.height != height or purpose in self._signed or pool.own(self.parts.me, purpose) is not None:
             return
@@ -257,15 +257,19 @@ class Rounds:
         return await self._examine(pool, contribution, payload)
 
     async def _examine(self, pool: Pool, contribution: consensus.Contribution, payload: bytes) -> bool:
+        if pool is not self.pool:
+            return False  # decided meanwhile: nobody will ask for these bytes
+
+        def keep() -> None:
+            compression.check(payload, self.parts.layout)
+            self.parts.blobs.put(payload, contribution.payload_digest)
+
         try:
-            await trio.to_thread.run_sync(compression.check, payload, self.parts.layout)
+            await trio.to_thread.run_sync(keep)
         except PayloadError as problem:
             pool.reject(contribution)
             self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), reason=str(problem))
             return False
-        if pool is not self.pool:
-            return False  # decided meanwhile: nobody will ask for these bytes
-        await trio.to_thread.run_sync(self.parts.blobs.put, payload, contribution.payload_digest)
         pool.hold(Held(contribution, payload, time.monotonic()))
         self.changed.fire()
         return True
@@ -273,6 +277,21 @@ class Rounds:
     def _hold(self, contribution: consensus.Contribution, payload: bytes) -> None:
         self.pool.hold(Held(contribution, payload, time.monotonic()))
         self.changed.fire()
+
+    async def write_forever(self) -> None:
+        """All listed bytes must be on the disk before our COMMIT, so the disk begins while we still collect."""
+        blobs = self.parts.blobs
+        while True:
+            held = [entry.contribution.payload_digest for entry in self.pool.held()]
+            fresh = [digest for digest in held if not blobs.is_durable(digest)]
+            try:
+                await trio.to_thread.run_sync(blobs.make_durable, fresh)
+            except FileNotFoundError:
+                pass  # a sweep took the same bytes away: they are written again before our COMMIT
+            else:
+                if fresh:
+                    continue
+            await self.changed.wait()
 
     async def collect_forever(self) -> None:
         """Start each height at the moment that ``collect`` names."""
@@ -307,6 +326,14 @@ class Rounds:
         if measured is not None:
             self.driver.deliver(measured)
         self.driver.deliver(consensus.StartHeight(height))
+        if self._wanted < height:  # else a proposal is here, which says what to compute
+            self._fetching.start_soon(self._foresee)
+
+    async def _foresee(self) -> None:
+        """Who proposes holds what we hold, most likely: so the model that results can be ready when the proposal is here."""
+        held = self.pool.listable()
+        with contextlib.suppress(PayloadError):
+            await self._candidates.of([e.contribution for e in held], [e.payload for e in held])
 
     def _expected(self) -> frozenset[bytes]:
         """Whom to wait for: see ``collect``. What connected peers say of themselves refines what the chain says."""
@@ -415,7 +442,7 @@ class Rounds:
         if replica is None:
             return  # catch-up was quicker than the payloads
         round_ = self.timings.applied(round_)
-        await trio.to_thread.run_sync(self.parts.store.amend_round, block.height, round_)
+        self._fetching.start_soon(trio.to_thread.run_sync, self.parts.store.amend_round, block.height, round_)
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
             self._close(block)
             self._become(Position(state, replica, following(self.recent, block)))
@@ -494,6 +521,7 @@ class Rounds:
             self._fetching = nursery
             task_status.started()
             nursery.start_soon(self.learn_forever)
+            nursery.start_soon(self.write_forever)
             nursery.start_soon(self.collect_forever)
 
     # --- what others are told, and what the rest of the node asks ------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 What it is: durable facts that were agreed on, plus this node's own timings of them. What it is not: the vote log (``wal.py``), which
 holds what this node signed before anything was agreed, nor payloads and snapshots (``blobs.py``).
 
-Rules for editing: a commit returns only when it is on disk (``synchronous=FULL``), so writes are called off the event loop. Reads have a
-connection of their own and never wait for a write; the short ones may run on the loop.
+Rules for editing: a commit returns only when it is on disk (``synchronous=FULL``; timings alone do without), so writes are called off
+the event loop. Reads have a connection of their own and never wait for a write; the short ones may run on the loop.
 """
 
 import json
@@ -62,8 +62,8 @@ class Store:
         self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
 
     def amend_round(self, height: int, round_: dict[str, Any]) -> None:
-        """Replace the timings of a round once more of them are known. They are talk, not agreement."""
-        self._write("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height))
+        """Replace the timings of a round once more of them are known. They are talk, not agreement, and do not wait for the disk."""
+        self._write("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height), durable=False)
 
     def height(self) -> int:
         """The highest decided height on disk, 0 when there is none."""
@@ -117,7 +117,6 @@ class Store:
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
         problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if problems[0] != "ok":
             raise sqlite3.DatabaseError(problems[0])
@@ -130,9 +129,10 @@ class Store:
             except sqlite3.Error as problem:
                 raise self._unusable(problem) from problem
 
-    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+    def _write(self, statement: str, row: tuple[object, ...], *, durable: bool = True) -> None:
         with self._writing:
             try:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute(statement, row)
             except sqlite3.Error as problem:
                 raise self._unusable(problem) from problem
