@@ -112,7 +112,7 @@ def _as_user_error(error: BaseException) -> UserError | None:
         case _ForTheUser():
             return SetUpError(error.message, error.hint)
         case OSError() if error.errno in _DISK_HINTS:
-            subject = f"{error.filename}: " if error.filename else ""
+            subject = f"{error.filename}: " if error.filename else "a file of this node: "
             return SetUpError(f"{subject}{why(error)}", _DISK_HINTS[error.errno])
         case _:
             return None
