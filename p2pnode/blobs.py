@@ -22,6 +22,7 @@ from transport import content
 from transport.limits import LEAF_BYTES
 
 MODELS_KEPT = 4  # the agreed model, the one before it, a candidate, and a snapshot that a joiner reads
+NEWEST_BYTES_MAX = 32 << 20  # one round of 32 members with a million parameters; larger payloads are read from the disk
 LEAF_LISTS_KEPT = 32  # 32 bytes a leaf: 2 KiB for a model of a million parameters, 16 MiB for one of eight billion
 
 
@@ -39,6 +40,7 @@ class Blobs:
         self._leaf_lists: OrderedDict[bytes, list[bytes]] = OrderedDict()
         self._models: OrderedDict[bytes, Replica] = OrderedDict()
         self._durable: set[bytes] = set()
+        self._newest: OrderedDict[bytes, bytes] = OrderedDict()
 
     # --- blobs -------------------------------------------------------------------------------------------------------------------
 
@@ -48,6 +50,7 @@ class Blobs:
             hashes = content.leaf_hashes(content.split(data))
             digest = content.digest_of_hashes(hashes, len(data))
             self._remember_leaves(digest, hashes)
+        self._keep_in_memory(digest, data)
         path = self._path(digest)
         if not path.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -70,6 +73,10 @@ class Blobs:
             self.drop(digest)
             return None
         return data
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether ``get`` would find a file. One question to the system: short enough for the event loop."""
+        return self._path(digest).exists()
 
     def make_durable(self, digests: Sequence[bytes]) -> None:
         """Return when these blobs survive a loss of power."""
@@ -98,6 +105,7 @@ class Blobs:
         self._durable.discard(digest)
         with self._lock:
             self._leaf_lists.pop(digest, None)
+            self._newest.pop(digest, None)
 
     # --- models ------------------------------------------------------------------------------------------------------------------
 
@@ -135,11 +143,20 @@ class Blobs:
 
     # --- what peers are served -----------------------------------------------------------------------------------------------------
 
+    def newest(self, digest: bytes) -> bytes | None:
+        """The bytes of a blob that has just been put, from memory. Does not block."""
+        with self._lock:
+            return self._newest.get(digest)
+
+    def known_leaf_hashes(self, digest: bytes) -> list[bytes] | None:
+        """The hashes of a blob's leaves, if they are in memory. Does not block."""
+        with self._lock:
+            return self._leaf_lists.get(digest)
+
     def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
         """The hashes of a blob's leaves; computed from the bytes once and remembered. Damaged bytes count as absent: they would make
         this node a liar."""
-        with self._lock:
-            known = self._leaf_lists.get(digest)
+        known = self.known_leaf_hashes(digest)
         if known is not None:
             return known
         hashes: list[bytes] = []
@@ -187,6 +204,13 @@ class Blobs:
             while len(self._models) > MODELS_KEPT:
                 self._models.popitem(last=False)
 
+    def _keep_in_memory(self, digest: bytes, data: bytes) -> None:
+        """What is new is what peers ask for; the round holds the same bytes anyway."""
+        with self._lock:
+            self._newest[digest] = data
+            while sum(map(len, self._newest.values())) > NEWEST_BYTES_MAX:
+                self._newest.popitem(last=False)
+
     def _remember_leaves(self, digest: bytes, hashes: list[bytes]) -> None:
         with self._lock:
             self._leaf_lists[digest] = hashes
@@ -200,13 +224,18 @@ class Blobs:
 
 
 class Served:
-    """``Blobs`` as the transport reads them (``transport.BlobSource``): off the event loop."""
+    """``Blobs`` as the transport reads them (``transport.BlobSource``): off the event loop, unless they are in memory."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
     async def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
-        return await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest)
+        known = self._blobs.known_leaf_hashes(digest)
+        return known if known is not None else await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest)
 
-    async def read(self, digest: bytes, first: int, count: int) -> bytes | None:
-        return await trio.to_thread.run_sync(self._blobs.read, digest, first * LEAF_BYTES, count * LEAF_BYTES)
+    async def read(self, digest: bytes, first: int, count: int) -> bytes | memoryview | None:
+        start, size = first * LEAF_BYTES, count * LEAF_BYTES
+        newest = self._blobs.newest(digest)
+        if newest is not None:
+            return memoryview(newest)[start : start + size]
+        return await trio.to_thread.run_sync(self._blobs.read, digest, start, size)

@@ -256,7 +256,7 @@ class Gossip:
 
     async def fetch_payload(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
         """A payload's verified bytes, from our disk or from a holder."""
-        held = await trio.to_thread.run_sync(self._blobs.get, digest)
+        held = await trio.to_thread.run_sync(self._blobs.get, digest) if self._blobs.holds(digest) else None
         return held if held is not None else await self.fetch_blob(digest, length, holders)
 
     async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:

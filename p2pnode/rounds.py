@@ -283,14 +283,12 @@ class Rounds:
         blobs = self.parts.blobs
         while True:
             held = [entry.contribution.payload_digest for entry in self.pool.held()]
-            fresh = [digest for digest in held if not blobs.is_durable(digest)]
-            try:
-                await trio.to_thread.run_sync(blobs.make_durable, fresh)
-            except FileNotFoundError:
-                pass  # a sweep took the same bytes away: they are written again before our COMMIT
-            else:
-                if fresh:
+            if fresh := [digest for digest in held if not blobs.is_durable(digest)]:
+                try:
+                    await trio.to_thread.run_sync(blobs.make_durable, fresh)
                     continue
+                except FileNotFoundError:
+                    pass  # a sweep took the same bytes away: they are written again before our COMMIT
             await self.changed.wait()
 
     async def collect_forever(self) -> None:

@@ -189,9 +189,23 @@ def test_memory_of_models_and_leaves_is_bounded(blobs, monkeypatch):
 
 async def test_peers_are_served_off_the_loop(blobs):
     digest = blobs.put(DATA)
+    later = Blobs(blobs._directory, blobs._snapshots)
     threads = []
-    read = blobs.read
-    blobs.read = lambda *args: (threads.append(threading.get_ident()), read(*args))[1]
-    assert await Served(blobs).read(digest, 1, 2) == DATA[LEAF_BYTES : 3 * LEAF_BYTES]
-    assert await Served(blobs).leaf_hashes(digest) == blobs.leaf_hashes(digest)
+    read = later.read
+    later.read = lambda *args: (threads.append(threading.get_ident()), read(*args))[1]
+    assert await Served(later).read(digest, 1, 2) == DATA[LEAF_BYTES : 3 * LEAF_BYTES]
+    assert await Served(later).leaf_hashes(digest) == blobs.leaf_hashes(digest)
     assert threads and threading.get_ident() not in threads
+
+
+async def test_what_is_new_is_served_from_memory(blobs, monkeypatch):
+    monkeypatch.setattr(blobs_module, "NEWEST_BYTES_MAX", 2 * len(DATA))
+    digest = blobs.put(DATA)
+    monkeypatch.setattr(blobs, "read", None)  # no thread, no file
+    assert await Served(blobs).read(digest, 1, 2) == DATA[LEAF_BYTES : 3 * LEAF_BYTES]
+    assert content.digest_of_hashes(await Served(blobs).leaf_hashes(digest), len(DATA)) == digest
+    for other in (b"1" * len(DATA), b"2" * len(DATA)):
+        blobs.put(other)
+    assert blobs.newest(digest) is None
+    blobs.drop(content.digest_of(other))
+    assert blobs.newest(content.digest_of(other)) is None
