@@ -37,7 +37,6 @@ from p2pnode.control import serve_control
 from p2pnode.delays import Delays
 from p2pnode.driver import CONTRIBUTION_RECORD, SILENCE_RECORD, VOTE_RECORD, Driver, Revival
 from p2pnode.errors import SetUpError
-from p2pnode.founding import initialise
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.home import Home
@@ -51,7 +50,7 @@ from p2pnode.wal import Recovered, VoteLog, recover
 from p2pnode.wire import FrameKind
 from p2pnode.worker import Worker
 
-__all__ = ["Kit", "Node", "initialise", "run"]
+__all__ = ["Kit", "Node", "run"]
 
 SHUTDOWN_SECONDS_MAX = (
     1.5  # of the two that Ctrl-C may take; then the process leaves as it is, and nothing agreed is lost
@@ -130,7 +129,7 @@ class Node:
                 "it cannot vote; report the processor and the versions of numpy and torch",
             )
         if self.genesis is None and not self.config.bootstrap:
-            self.genesis = initialise(self.home, self.config)
+            self.genesis = founding.initialise(self.home, self.config)
             self._warn_open()
         if self.genesis is not None:
             founding.check_flags(self.config, self.genesis)
