@@ -1,8 +1,8 @@
 """From where this node stands to where the chain is: after a start, after an absence, and for a joiner. One piece of code for all three.
 
-First the chain: blocks in order, each with its certificate, checked with the committee of its height (DESIGN section 3; no skipping, no
-trust). Then the model: a whole model whose root a verified block names, where that is less to carry than the payloads, then block by
-block, each root compared. Nothing a peer says of itself is believed; it only chooses whom to ask.
+First the chain: blocks in order, each with its certificate, checked with the committee of its height; no skipping, no trust. Then the
+model: a whole model whose root a verified block names, where that is less to carry than the payloads, then block by block, each root
+compared. Nothing a peer says of itself is believed; it only chooses whom to ask.
 
 Rules for editing: blocks are durable before the model moves, so the chain on disk may be ahead of the model, never behind it. A peer that
 sends something wrong, or nothing, is doubted for a while: it is asked last, and its claims keep nobody waiting.

@@ -129,7 +129,7 @@ def start(
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="Where to train (cpu).", show_default=False)
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of a training step (all).", show_default=False)
+        int | None, typer.Option(metavar="N", help="Threads of a training step (1).", show_default=False)
     ] = None,
     data: DataFlag = None,
     size: SizeFlag = None,

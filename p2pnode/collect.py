@@ -1,4 +1,4 @@
-"""Collect, then agree: when does this node start a height? (DESIGN section 2)
+"""Collect, then agree: when does this node start a height?
 
 A pure answer to one question, from what is held now. It decides nothing that replicas must share: whatever moment each node picks, the
 committee agrees on what the proposer lists. A bad answer costs time, never safety.

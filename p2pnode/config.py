@@ -62,7 +62,7 @@ class Config:
     home: Path
     name: str | None = None  # None: the short node id
     device: str = "cpu"
-    threads: int | None = None  # None: as many as the machine has
+    threads: int | None = None  # None: one, so that nodes on one machine do not fight over its cores
     bootstrap: tuple[Endpoint, ...] = ()
     listen: Endpoint = DEFAULT_LISTEN
     announce: Endpoint | None = None  # None: the address listened on

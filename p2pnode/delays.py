@@ -1,4 +1,4 @@
-"""How long messages and checks take here, measured, so that no timeout is a guess (PROTOCOL.md 1.4a, timeouts).
+"""How long messages and checks take here, measured, so that no timeout is a guess (SPEC.md, T1).
 
 The engine gets two figures: Delta, the 99th percentile of one-way delay with queueing, and F, that of fetching and recomputing a block.
 Both are local opinions; they change when a timer rings, never what a vote says.

@@ -86,7 +86,7 @@ class Driver:
     """Runs one engine.
 
     A node whose vote log is damaged or lost cannot know what it signed, so it begins as an observer; ``revival`` says from which height
-    on it votes again (PROTOCOL.md 1.10), and makes the engine that does.
+    on it votes again, and makes the engine that does.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ GENESIS_BYTES_MAX = 32 * 1024  # 64 founders of about 350 bytes with their addre
 MEMBERS_MAX = 64  # a full mesh of votes: 64 members send 16 k of them a height
 ADDRESS_CHARACTERS_MAX = 260  # a DNS name has at most 253
 ROUND_SECONDS_MAX = 60
-PROBATION_CONTRIBUTIONS = 3  # K of DESIGN section 3
+PROBATION_CONTRIBUTIONS = 3  # K of SPEC.md, M2
 POLICIES = ("open", "invite")
 
 ChainId = NewType("ChainId", bytes)
@@ -75,7 +75,7 @@ class Genesis:
 
     @property
     def rules(self) -> consensus.Rules:
-        """What the committee's growth follows (DESIGN section 3)."""
+        """What the committee's growth follows (SPEC.md, M2 and M3)."""
         return consensus.Rules(
             admission=self.policy,
             probation_contributions=self.probation_contributions,

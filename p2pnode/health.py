@@ -1,4 +1,4 @@
-"""One verdict about a node, from facts: healthy, degraded or halted, and why. Slow and broken look different (DESIGN section 6).
+"""One verdict about a node, from facts: healthy, degraded or halted, and why. Slow and broken look different.
 
 Pure. The first rule that applies wins, worst first; each reason is one plain sentence that an operator can act on.
 """

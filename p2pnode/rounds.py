@@ -1,4 +1,4 @@
-"""One round as a story, from the batch to the new model; read it from top to bottom (the table of DESIGN section 2).
+"""One round as a story, from the batch to the new model; read it from top to bottom (the README's table has the same steps).
 
     learn      H local steps from M(h-1) in the worker thread                      learn_forever
     announce   payload durable, CONTRIBUTION logged, then signed and sent         _announce
@@ -446,7 +446,7 @@ class Rounds:
             self._become(Position(state, replica, following(self.recent, block)))
 
     async def _reproduce(self, block: consensus.Block) -> Replica | None:
-        """The certified model. A node that cannot reproduce it stops voting and takes it from its peers (DESIGN section 3)."""
+        """The certified model. A node that cannot reproduce it stops voting and takes it from its peers."""
         payloads: list[bytes] | None = None
         while payloads is None:  # the certificate says that more than a third of honest members hold them
             if self.state.height >= block.height:

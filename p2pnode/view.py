@@ -1,7 +1,7 @@
 """What the operator sees of a node: the answers of the control socket, from memory, at any moment of the node's life.
 
 What it is: read-only descriptions, and the few commands that an operator may give. What it is not: a judge (``health``) or a renderer
-(``render``). The names of the fields are a contract (DESIGN section 6); scripts depend on them.
+(``render``). The names of the fields are a contract; scripts depend on them.
 """
 
 import socket
@@ -296,7 +296,7 @@ def own_host(wildcard: str) -> str:
 
 
 def trace_rows(row: Mapping[str, Any]) -> list[Answer]:
-    """The nine steps of one gradient (DESIGN section 2), with what came out of each and how long it took here."""
+    """The nine steps of one gradient (the README's table), with what came out of each and how long it took here."""
     seconds = row["seconds"]
 
     def line(step: str, where: str, value: str, took: str | None) -> Answer:

@@ -1,6 +1,6 @@
 """The vote log: what this node has signed, made durable before it leaves.
 
-One append-only file of length-prefixed, checksummed records (PROTOCOL.md 1.10). The records' contents belong to ``consensus.record``;
+One append-only file of length-prefixed, checksummed records (SPEC.md, D1 to D5). The records' contents belong to ``consensus.record``;
 this module knows only how to keep bytes. It is not a database: it holds the current height alone, and ``prune`` rewrites it.
 
 Rules for editing: append, then fdatasync, then return. A failed fdatasync is never retried (the kernel may have dropped the pages):

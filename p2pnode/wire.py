@@ -30,7 +30,7 @@ class Method(IntEnum):
 
 
 class Role(IntEnum):
-    """What a node is to its network (DESIGN section 3)."""
+    """What a node is to its network."""
 
     OBSERVER = 0
     CONTRIBUTOR = 1

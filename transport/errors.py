@@ -15,7 +15,7 @@ class RemoteFault(Exception):
     """A peer broke a rule. Ends its connection, never ours and never another peer's.
 
     `peer` names it for the log (short node id or address), `proven` says that a signature or a digest
-    proves the fault, which is the only ground for a ban (DESIGN.md 4).
+    proves the fault, which is the only ground for a ban.
     """
 
     def __init__(self, peer: str, reason: str, *, proven: bool = False) -> None:

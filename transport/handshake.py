@@ -5,7 +5,7 @@
     both ends:  ACK   = SHA-256(client's HELLO | server's HELLO)
 
 HELLO goes out at once, ACK after the other's HELLO was found good: a TLS 1.3 client returns from its handshake before
-the server judged its certificate, so only the ACK says that one is accepted (PROTOCOL.md 2.6). Sans-IO.
+the server judged its certificate, so only the ACK says that one is accepted. Sans-IO.
 Rule for editing: version and chain id stay where they are in every later version, or nobody could name the mismatch.
 """
 

@@ -1,6 +1,6 @@
 """A node's identity: one Ed25519 key, by PyNaCl alone.
 
-PyNaCl and OpenSSL disagree on which Ed25519 signatures are valid (PROTOCOL.md 0.4), so no signature that nodes must
+PyNaCl and OpenSSL disagree on which Ed25519 signatures are valid, so no signature that nodes must
 agree on is ever checked by another library. Not here: TLS keys, which live for one process (tls.py).
 """
 

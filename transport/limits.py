@@ -84,8 +84,8 @@ DIALS_MAX: Final = 8  # at once
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members and bootstrap addresses are dialed beyond it
 BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
-BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum (DESIGN.md 4)
-BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise (DESIGN.md 4)
+BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum
+BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise
 BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
 LASTING_SECONDS: Final = (
     10.0  # a connection that ends sooner counts as a failed dial: a peer that hangs up is not rung at once

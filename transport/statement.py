@@ -1,8 +1,8 @@
 """The bytes that are signed: DOMAIN | kind | chain id | body, all fixed width and big-endian.
 
-One domain for the protocol and one tag per kind, so that no signature is valid for another purpose or another network
-(PROTOCOL.md 1.3). The signed bytes are the wire form. consensus/ implements the same convention for its own kinds;
-the two libraries share this comment, not code.
+One domain for the protocol and one tag per kind, so that no signature is valid for another purpose or another network.
+The signed bytes are the wire form. consensus/ implements the same convention for its own kinds; the two libraries
+share this comment, not code.
 """
 
 from __future__ import annotations

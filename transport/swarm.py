@@ -288,7 +288,7 @@ class Swarm:
         return connection
 
     def _choose(self, session: Session, new: Connection) -> None:
-        """Of two connections to one peer the one that the lower node id dialed stays (PROTOCOL.md 2.4).
+        """Of two connections to one peer the one that the lower node id dialed stays (docs/wire-format.md, 3).
 
         Both ends come to the same choice. Dialed by the same end, the newer stays: the dialer knows the old is gone.
         """
@@ -378,7 +378,7 @@ class Swarm:
         self.log.warning("peer refused", peer=name, reason=reason)
 
     def _lied(self, key: PublicKey) -> None:
-        """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same (DESIGN.md 4)."""
+        """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same."""
         self._refuse(short_id(key), "it served bytes that do not match their digest")
         self._liars.add(key, trio.current_time())
 

@@ -2,7 +2,7 @@
 
 The authority's private key is derived from the protocol's name: everybody has it, it proves NOTHING, and nothing here
 relies on it. It exists because Python's ssl can demand a client certificate, and prove that the client holds its key,
-only against an authority (PROTOCOL.md 2.6). What is trusted is the extension: the node's Ed25519 key signs the leaf's
+only against an authority. What is trusted is the extension: the node's Ed25519 key signs the leaf's
 public key, so whoever completes the handshake speaks for that node.
 
 Rules for editing: CERT_REQUIRED and VERIFY_X509_STRICT stay on both sides; no fallback to an older TLS; a leaf key

@@ -38,7 +38,7 @@ class LocalnetOptions:
 
     @property
     def tolerated_faults(self) -> int:
-        """f: how many nodes may lie or be away while the others still decide (DESIGN section 3)."""
+        """f: how many nodes may lie or be away while the others still decide (SPEC.md, Q1)."""
         return (self.nodes - 1) // 3
 
     @property

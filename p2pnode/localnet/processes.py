@@ -25,7 +25,7 @@ from p2pnode.home import Home
 from p2pnode.localnet import warden
 from p2pnode.localnet.readings import NodeId
 
-# After a run nobody is in a hurry, and a loaded machine may be slow. On Ctrl-C everything must be gone within two seconds (DESIGN section 6),
+# After a run nobody is in a hurry, and a loaded machine may be slow. On Ctrl-C everything must be gone within two seconds,
 # of which the harness needs some for itself.
 STOP_SECONDS_MAX = 10.0
 INTERRUPTED_STOP_SECONDS_MAX = 1.4

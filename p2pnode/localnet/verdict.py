@@ -1,4 +1,4 @@
-"""Whether a run was good, and why not: pure, from what was recorded to the JSON object of DESIGN section 6.
+"""Whether a run was good, and why not: pure, from what was recorded to the JSON object that ``--json`` ends with.
 
 What it is: one function per condition, each returning the sentences of what broke it, and one function that adds up the
 figures. What it is not: a reader of nodes or files; an ``Outcome`` holds all that was read.
@@ -76,7 +76,7 @@ def reasons(outcome: Outcome) -> list[str]:
 
 
 def summary(outcome: Outcome) -> dict[str, Json]:
-    """The JSON object of DESIGN section 6."""
+    """The JSON object that ``--json`` ends with."""
     why = reasons(outcome)
     honest = outcome.honest
     statuses = [node.status for node in honest if node.status is not None]
@@ -124,7 +124,7 @@ def percentile(values: Sequence[float], share: int) -> float | None:
     return sorted(values)[max(rank, 1) - 1]
 
 
-# The conditions, in the order of DESIGN section 6.
+# The conditions of ``ok``, all of which must hold.
 
 
 def _every_honest_node_reached_the_target(outcome: Outcome) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Whole networks on this machine, as a user runs them: real processes, real sockets, the verdict read as JSON.
 
 The short ones use a very small model and few rounds, so that what they spend is mostly the start of the processes. The ``long`` ones
-are what DESIGN section 6 promises at full length.
+are runs of full length.
 """
 
 import json
