@@ -25,5 +25,8 @@ class Lag:
             await trio.sleep_until(due)
             self._samples.append(max(0.0, trio.current_time() - due))
 
+    def longest(self) -> float | None:
+        return max(self._samples, default=None)
+
     def p99(self) -> float | None:
         return percentile_99(self._samples) if self._samples else None

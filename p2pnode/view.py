@@ -82,6 +82,7 @@ class View:
             "threads": node.config.threads or 1,
             "contributions_last": len(rounds.recent[-1]) if rounds is not None and rounds.recent else 0,
             "loop_lag_seconds_p99": node.lag.p99(),
+            "loop_lag_seconds_max": node.lag.longest(),
         }
 
     def peers(self) -> list[Answer]:

@@ -43,7 +43,8 @@ BANNED = {
     "p2pnode": {"torch"},
 }
 # The doctor reports what torch can do on this machine.
-EXEMPT = {("p2pnode/doctor.py", "torch")}
+# hivemind's peers run in hivemind's own environment.
+EXEMPT = {("p2pnode/doctor.py", "torch"), ("p2pnode/bench/hivemind_peers.py", "torch")}
 # Nothing that `start` runs may reach the attacks; their own module starts nodes of its own.
 ATTACKS = "p2pnode.attacks"
 
@@ -54,6 +55,10 @@ TESTED_OTHERWISE = {
     "p2pnode/localnet/harness.py": "test_localnet_runs.py runs whole networks",
     "p2pnode/localnet/founding.py": "test_localnet_runs.py runs whole networks",
     "p2pnode/localnet/questions.py": "test_localnet_runs.py runs whole networks",
+    "p2pnode/bench/__main__.py": "test_bench.py runs it",
+    "p2pnode/bench/quick.py": "test_bench.py runs nodes without training",
+    "p2pnode/bench/rival.py": "scripts/bench round --hivemind, where hivemind is installed",
+    "p2pnode/bench/hivemind_peers.py": "the same",
 }
 
 # In every file that git tracks: a place on one machine, or the address of a package server.

@@ -1,0 +1,162 @@
+"""``scripts/bench``: what can be measured, and the printing of it.
+
+    round [--nodes N...] [--rounds N] [--hivemind PYTHON]   a million values each, exchanged and agreed on without training
+    round --empty                                           the smallest model: what agreement alone costs
+    lag                                                     how late the event loop runs beside training
+
+stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from model.config import ModelConfig
+from model.layout import Layout
+from p2pnode.bench import figures
+from p2pnode.bench.network import Plan, Turn, open_network
+from p2pnode.bench.rival import open_rival
+from p2pnode.bench.show import lag_text, round_text
+from p2pnode.errors import ExitCode, UserError, render_error, user_error
+
+# One wide layer: 1,000,192 parameters, and hardly any padding.
+MILLION = ModelConfig(width=256, layers=1, heads=4, key_value_heads=2, feed_forward=960, context=128)
+SMALLEST = ModelConfig(width=8, layers=1, heads=1, key_value_heads=1, feed_forward=8, context=128)
+ROUNDS = 12
+ROUNDS_PER_TURN = 4
+EMPTY_HEIGHTS = 200
+LAG_SECONDS = 65.0  # a node remembers the last minute of its loop: nothing of its start is left then
+
+Json = dict[str, Any]
+
+
+def main() -> int:
+    given = _parse()
+    try:
+        results = trio.run(_round if given.command == "round" else _lag, given)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except (UserError, BaseExceptionGroup) as problem:
+        shown = user_error(problem)
+        if shown is None:
+            raise
+        sys.stderr.write(render_error(shown) + "\n")
+        return int(shown.exit_code)
+    if given.json:
+        sys.stdout.write(json.dumps(results) + "\n")
+    agreed = all(holds is not False for result in results for holds in result.get("agreement", {}).values())
+    return ExitCode.OK if agreed else ExitCode.FAILED
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="How fast it is on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("round", help="rounds without training")
+    one.add_argument("--nodes", type=int, nargs="+", default=[4, 8], metavar="N")
+    one.add_argument("--rounds", type=int, metavar="N", help="whose figures are wanted (12; 200 empty ones)")
+    one.add_argument(
+        "--hivemind", type=Path, metavar="PYTHON", help="interpreter of an environment with hivemind 1.1.12"
+    )
+    one.add_argument("--empty", action="store_true", help="the smallest model on four nodes, agreement alone")
+    lag = commands.add_parser("lag", help="how late the event loop runs beside training")
+    for command in (one, lag):
+        command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+    return parser.parse_args()
+
+
+# --- round ---------------------------------------------------------------------------------------------------------------------
+
+
+async def _round(given: argparse.Namespace) -> list[Json]:
+    if given.empty:
+        return [await _empty(given)]
+    if given.hivemind is None or not given.hivemind.exists():
+        _say("hivemind: not measured (give --hivemind the interpreter of an environment that has it)")
+        given.hivemind = None
+    return [await _million(given, nodes) for nodes in given.nodes]
+
+
+async def _million(given: argparse.Namespace, nodes: int) -> Json:
+    """Ours and theirs in turns, so that both see the same machine, and each turn gives one ratio."""
+    async with AsyncExitStack() as stack:
+        _say(f"{nodes} nodes: starting")
+        network = await stack.enter_async_context(open_network(Plan(nodes=nodes, size=MILLION)))
+        rival = None
+        if given.hivemind is not None:
+            values = MILLION.parameters
+            rival = await stack.enter_async_context(open_rival(given.hivemind, peers=nodes, values=values))
+            await rival.rounds(1)  # its first one opens connections; ours has a warm-up in each turn
+        ours: list[Turn] = []
+        theirs: list[list[Json]] = []
+        rounds = given.rounds or ROUNDS
+        for first in range(0, rounds, ROUNDS_PER_TURN):
+            count = min(ROUNDS_PER_TURN, rounds - first)
+            ours.append(await network.decide(count))
+            if rival is not None:
+                theirs.append(await rival.rounds(count))
+    result = {
+        "benchmark": "round",
+        "nodes": nodes,
+        "values": MILLION.parameters,
+        "payload_values": Layout.of(MILLION).values,
+        **figures.round_figures(ours, nodes=nodes),
+    }
+    if rival is not None:
+        result["hivemind"] = {"version": rival.version, **figures.rival_figures(theirs)}
+        result["ratios"] = figures.ratios(ours, theirs)
+        result["ratio"] = statistics.median(result["ratios"])
+    return _shown(given, result, round_text)
+
+
+async def _empty(given: argparse.Namespace) -> Json:
+    _say("4 nodes, smallest model: starting")
+    async with open_network(Plan(nodes=4, size=SMALLEST)) as network:
+        turn = await network.decide(given.rounds or EMPTY_HEIGHTS)
+    result = {
+        "benchmark": "empty",
+        "nodes": 4,
+        "values": SMALLEST.parameters,
+        **figures.round_figures([turn], nodes=4),
+    }
+    return _shown(given, result, round_text)
+
+
+# --- lag -----------------------------------------------------------------------------------------------------------------------
+
+
+async def _lag(given: argparse.Namespace) -> list[Json]:
+    results = []
+    for nodes in (1, 4):
+        _say(f"{nodes} training: starting")
+        async with open_network(Plan(nodes=nodes, size="tiny", quick=False)) as network:
+            began = trio.current_time()
+            while trio.current_time() < began + LAG_SECONDS:
+                turn = await network.decide(1)
+        p99, worst = ([status[f"loop_lag_seconds_{which}"] for status in turn.statuses] for which in ("p99", "max"))
+        result = {"benchmark": "lag", "nodes": nodes, "loop_lag_seconds_p99": p99, "loop_lag_seconds_max": worst}
+        results.append(_shown(given, result, lag_text))
+    return results
+
+
+# --- what one sees -------------------------------------------------------------------------------------------------------------
+
+
+def _shown(given: argparse.Namespace, result: Json, show: Callable[[Json], str]) -> Json:
+    if not given.json:
+        sys.stdout.write(show(result) + "\n")
+    return result
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

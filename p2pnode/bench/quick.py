@@ -1,0 +1,56 @@
+"""A node that contributes at once: everything is real but the learning.
+
+``python -m p2pnode.bench.quick --home HOME [flags of start]``. Its trainer draws as many pseudo-random values as the model has, and
+compresses them like any update; so a round costs what the exchange, the agreement and the new model cost.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from model import compression
+from model.config import ModelConfig, TrainingConfig
+from model.data import Corpus
+from model.replica import Replica
+from model.trainer import Trainer, Update
+from p2pnode import node
+from p2pnode.cli import launch, leave_at_once
+from p2pnode.config import load_config
+
+
+class QuickTrainer(Trainer):
+    """Values from a counter in place of H local steps; different ones for each node and height. Nothing to keep, no model in torch."""
+
+    def __init__(self, config: ModelConfig, training: TrainingConfig, corpus: Corpus, **given: Any) -> None:
+        self.config = config
+        self.author = given["author"]
+
+    def learn(self, replica: Replica, height: int, **_: object) -> Update | None:
+        began = time.perf_counter()
+        payload = compression.probe(replica.layout, seed=int.from_bytes(self.author[:4], "big") ^ height)
+        return Update(payload=payload, loss=0.0, loss_first=0.0, tokens=0, seconds=time.perf_counter() - began)
+
+    def settle(self, height: int, accepted: bool) -> None:
+        pass
+
+    def save(self, path: Path) -> None:
+        pass
+
+
+def main() -> int:
+    """Run until stopped; exit codes as ``p2pnode start``."""
+    parser = argparse.ArgumentParser(prog="python -m p2pnode.bench.quick", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--bootstrap", action="append", default=[])
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--no-train", dest="train", action="store_false")
+    given = vars(parser.parse_args())
+    config = load_config({**given, "bootstrap": tuple(given["bootstrap"]), "repl": False})
+    return launch(config, partial(node.run, kit=node.Kit(trainer=QuickTrainer)))
+
+
+if __name__ == "__main__":
+    leave_at_once(main())

@@ -1,0 +1,83 @@
+"""The benchmarks' form, never their figures: a machine that runs tests measures nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
+from p2pnode.bench.network import Turn
+from p2pnode.bench.show import lag_text, round_text
+from p2pnode.timings import PARTS
+
+SECONDS_MAX = 120.0
+
+
+def row(height, *, root="a", seconds=0.2):
+    parts = dict.fromkeys((*PARTS, "apply"), 0.01)
+    return {
+        "height": height,
+        "view": 0,
+        "model_root": root,
+        "contributions": 2,
+        "seconds": {**parts, "total": seconds, "agree": 0.05},
+    }
+
+
+def turn(*rows_by_node):
+    return Turn(rounds=tuple(tuple(rows) for rows in rows_by_node), statuses=(), cpu_seconds=0.25)
+
+
+def test_a_round_of_real_nodes_is_told_in_full():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "round", "--empty", "--rounds", "2", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert process.returncode == 0, process.stderr
+    (result,) = json.loads(process.stdout)
+    assert result["nodes"] == 4 and result["heights"] == 2
+    assert result["agreement"] == {
+        "every_node_tells_every_height": True,
+        "one_root_at_every_height": True,
+        "every_contribution_listed": True,
+        "view_max": result["agreement"]["view_max"],
+    }
+    assert set(result["parts"]) == {*PARTS, "apply"}
+    for figure in ("seconds", "agree_seconds", "start_to_decision_seconds"):
+        assert 0 < result[figure]["p50"] <= result[figure]["p90"] <= result[figure]["p99"]
+    assert result["seconds"]["p99"] < SECONDS_MAX and result["cpu_seconds"] > 0
+    assert "full agreement" in round_text(result)
+
+
+def test_percentiles_are_samples():
+    assert spread([3, 1, 2]) == {"p50": 2, "p90": 3, "p99": 3}
+    assert spread(range(1, 101)) == {"p50": 50.5, "p90": 90, "p99": 99}
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        (([row(1)], [row(1, root="b")]), "one_root_at_every_height"),
+        (([row(1)], []), "every_node_tells_every_height"),
+        (([row(1)], [{**row(1), "contributions": 1}]), "every_contribution_listed"),
+    ],
+)
+def test_disagreement_is_told(rows, wrong):
+    figures = round_figures([turn(*rows)], nodes=2)
+    assert figures["agreement"][wrong] is False
+    assert f"NOT TRUE: {wrong.replace('_', ' ')}" in round_text({"nodes": 2, "values": 9, **figures})
+
+
+def test_turns_are_compared_in_pairs():
+    ours = [turn([row(1, seconds=0.2)], [row(1, seconds=0.2)]), turn([row(2, seconds=0.9)], [row(2, seconds=0.9)])]
+    answer = {"seconds": 0.1, "seconds_with_matchmaking": 0.3, "full_group": True, "equal": False}
+    theirs = [[answer, answer], [{**answer, "seconds": 0.3}]]
+    assert ratios(ours, theirs) == pytest.approx([2.0, 3.0])
+    rival = rival_figures(theirs)
+    assert rival["rounds"] == rival["rounds_in_full_group"] == 3 and rival["rounds_equal"] == 0
+    result = {"nodes": 2, "values": 9, **round_figures(ours, nodes=2), "hivemind": {"version": "1.1.12", **rival}}
+    assert "2.00, 3.00; median 2.50" in round_text({**result, "ratios": [2.0, 3.0], "ratio": 2.5})
+
+
+def test_lag_is_told_in_milliseconds():
+    text = lag_text({"nodes": 2, "loop_lag_seconds_p99": [0.0071, 0.02], "loop_lag_seconds_max": [0.01, 0.03]})
+    assert text.endswith("late by 7.1, 20.0 ms (p99), 10.0, 30.0 ms (max)")
