@@ -25,6 +25,7 @@ from p2pnode.blobs import Blobs
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
+from p2pnode.logs import Logger
 from p2pnode.store import Store
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
 
@@ -45,7 +46,7 @@ class Position:
 class CatchUp:
     """Moves a position forward. ``chain`` is the verified chain on disk, at or ahead of the position."""
 
-    def __init__(self, *, genesis: Genesis, store: Store, blobs: Blobs, gossip: Gossip, log: Any) -> None:
+    def __init__(self, *, genesis: Genesis, store: Store, blobs: Blobs, gossip: Gossip, log: Logger) -> None:
         self._genesis = genesis
         self._store = store
         self._blobs = blobs

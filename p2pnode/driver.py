@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, assert_never
+from typing import Protocol, assert_never
 
 import trio
 
 import consensus
 import transport
 from p2pnode.delays import Delays
+from p2pnode.logs import Logger
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 
@@ -97,7 +98,7 @@ class Driver:
         voice: Voice,
         duties: Duties,
         delays: Delays,
-        log: Any,
+        log: Logger,
         revival: Revival | None = None,
     ) -> None:
         self.engine = engine

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -32,6 +31,7 @@ from p2pnode.genesis import (
     parse,
 )
 from p2pnode.home import Home
+from p2pnode.logs import Logger
 from p2pnode.wire import Method
 from transport import content
 
@@ -208,7 +208,7 @@ def _differs(flag: str, given: str, held: str) -> SetUpError:
     )
 
 
-async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
+async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
     """Learn the genesis from the first peer that has one, and pin it. Waits for ever; the swarm says why it waits.
 
     Raises:
@@ -242,24 +242,20 @@ async def join(swarm: transport.Swarm, config: Config, log: Any) -> Genesis:
         await trio.sleep(ASK_AGAIN_SECONDS if swarm.peers() else 0.1)
 
 
-async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Any) -> bytes:
+async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes:
     """The network's text: from our disk, else from peers, leaf by leaf against its digest. Waits until somebody has it."""
     while True:
         held = await trio.to_thread.run_sync(blobs.get, genesis.corpus_digest)
         if held is not None:
             return held
-        data = bytearray(genesis.corpus_bytes)
-
-        def sink(index: int, leaf: bytes | memoryview, into: bytearray = data) -> None:
-            start = index * transport.LEAF_BYTES
-            into[start : start + len(leaf)] = leaf
-
-        digest = content.ContentDigest(genesis.corpus_digest)
+        digest = genesis.corpus_digest
         try:
-            await swarm.fetch(digest, genesis.corpus_bytes, holders=lambda: [p.key for p in swarm.peers()], sink=sink)
+            text = await swarm.fetch_bytes(
+                digest, genesis.corpus_bytes, holders=lambda: [peer.key for peer in swarm.peers()]
+            )
         except transport.RequestFailed as problem:
             log.info("waiting for the text", reason=problem.reason)
             await trio.sleep(ASK_AGAIN_SECONDS)
             continue
-        await trio.to_thread.run_sync(blobs.put, bytes(data), digest)
-        log.info("text fetched", bytes=len(data), digest=digest.hex()[:16])
+        await trio.to_thread.run_sync(blobs.put, text, digest)
+        log.info("text fetched", bytes=len(text), digest=digest.hex()[:16])

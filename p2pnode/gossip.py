@@ -9,9 +9,9 @@ somewhere along the ring two honest neighbours did, and the second one holds the
 multiply them by the size of the committee.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import assert_never
 
 import trio
 
@@ -21,6 +21,7 @@ from consensus import Purpose
 from model.replica import Replica
 from p2pnode.blobs import Blobs
 from p2pnode.genesis import GENESIS_BYTES_MAX, Genesis
+from p2pnode.logs import Logger
 from p2pnode.store import Store
 from p2pnode.wire import (
     BLOCK_BYTES_MAX,
@@ -38,7 +39,6 @@ from p2pnode.wire import (
     encode_blocks_request,
     encode_snapshots,
 )
-from transport import content
 
 ASK_SECONDS_MAX = 10.0  # a page of blocks over 7 Mbit/s; then another peer is asked
 Block = tuple[consensus.Block, consensus.CommitCertificate]
@@ -56,12 +56,12 @@ class Gossip:
         store: Store,
         blobs: Blobs,
         committee: Callable[[], consensus.Committee],
-        log: Any,
+        log: Logger,
     ) -> None:
         self.statuses: dict[bytes, Status] = {}
         self.on_status: Callable[[], None] = lambda: None
         self.on_peer: Callable[[bytes], None] = lambda _: None
-        self.deliver: Callable[[consensus.Event], Any] | None = None
+        self.deliver: Callable[[consensus.Event], Awaitable[None]] | None = None
         self.undecided_block: Callable[[bytes], consensus.Block | None] = lambda _: None
         self._identity = identity
         self._me = consensus.PublicKey(identity.public_key)
@@ -261,23 +261,17 @@ class Gossip:
 
     async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
         """Verified bytes from the named holders that are connected, then from anybody; ``None`` when nobody delivers."""
-        data = bytearray(length)
 
-        def sink(index: int, leaf: bytes | memoryview) -> None:
-            start = index * transport.LEAF_BYTES
-            data[start : start + len(leaf)] = leaf
-
-        def order() -> list[transport.PublicKey]:
+        def order() -> list[bytes]:
             connected = self.connected()
             first = [key for key in holders if key in connected]
-            return [transport.PublicKey(key) for key in dict.fromkeys([*first, *connected])]
+            return list(dict.fromkeys([*first, *connected]))
 
         try:
-            await self._swarm.fetch(content.ContentDigest(digest), length, holders=order, sink=sink)
+            return await self._swarm.fetch_bytes(digest, length, holders=order)
         except transport.RequestFailed as problem:
             self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return None
-        return bytes(data)
 
     async def fetch_certified_model(self, root: bytes, own: Replica) -> tuple[Replica, str]:
         """The model of a certified root, from peers, and the name of the first tensor in which ours differs from it."""

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -43,6 +42,7 @@ from p2pnode.driver import CONTRIBUTION_RECORD, Driver
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.housekeeping import Housekeeping
+from p2pnode.logs import Logger
 from p2pnode.pool import STRANGERS_MAX, Held, Pool
 from p2pnode.store import Store
 from p2pnode.timings import Timings
@@ -85,7 +85,7 @@ class Parts:
     gossip: Gossip
     worker: Worker
     delays: Delays
-    log: Any
+    log: Logger
     layout: Layout
     trainer_file: Path
     claims: dict[bytes, int] = field(default_factory=dict)

@@ -168,6 +168,17 @@ class Swarm:
         plan = FetchPlan(digest, length, leaves=leaves)
         await Fetch(plan, holders=connected, sink=sink, lied=self._lied, log=self.log).run()
 
+    async def fetch_bytes(self, digest: bytes, length: int, *, holders: Callable[[], Sequence[bytes]]) -> bytes:
+        """A whole blob, in memory. `length` is what the caller has a reason to believe: it is allocated at once. As `fetch`."""
+        data = bytearray(length)
+
+        def sink(index: int, leaf: bytes) -> None:
+            start = index * limits.LEAF_BYTES
+            data[start : start + len(leaf)] = leaf
+
+        await self.fetch(digest, length, holders=holders, sink=sink)
+        return bytes(data)
+
     def members(self, keys: Iterable[bytes]) -> None:
         """The committee: admitted beyond the limits, and dialed again more eagerly."""
         self._members = frozenset(keys)
