@@ -1,7 +1,10 @@
 """How long messages and checks take here, measured, so that no timeout is a guess (SPEC.md, T1).
 
-The engine gets two figures: Delta, the 99th percentile of one-way delay with queueing, and F, that of fetching and recomputing a block.
+The engine gets two figures: Delta, the 99th percentile of one-way delay with queueing, and F, what fetching and recomputing a block takes.
 Both are local opinions; they change when a timer rings, never what a vote says.
+
+Neither may be in the hands of a few, or they could teach everybody to wait for minutes. Of each look at the members' round trips only the one
+counts that completes a quorum. Of the checks, which a proposer can slow down by serving slowly, twice what two thirds of them took.
 """
 
 from collections import deque
@@ -22,15 +25,19 @@ class Delays:
     def note_check(self, seconds: float) -> None:
         self._checks.append(seconds)
 
-    def note_round_trips(self, seconds: Iterable[float]) -> None:
-        self._one_way.extend(rtt / 2 for rtt in seconds)
+    def note_round_trips(self, seconds: Iterable[float], *, needed: int) -> None:
+        """One look at the other members' round trips; ``needed`` of them make a quorum with this node."""
+        nearest = sorted(seconds)[:needed]
+        if needed and len(nearest) == needed:
+            self._one_way.append(nearest[-1] / 2)
 
     def measured(self) -> consensus.DelaysMeasured | None:
         """The figures for the engine, or ``None`` while there is nothing to go by."""
         if not self._checks or not self._one_way:
             return None
+        checks = sorted(self._checks)
         return consensus.DelaysMeasured(
-            delay_seconds=percentile_99(self._one_way), check_seconds=percentile_99(self._checks)
+            delay_seconds=percentile_99(self._one_way), check_seconds=2 * checks[-(-2 * len(checks) // 3) - 1]
         )
 
 

@@ -264,7 +264,7 @@ class Driver:
         self.counters.times.checked = time.monotonic()
         if ok:  # a proposer who lists what cannot be had must not teach us patience
             self._delays.note_check(time.monotonic() - began)
-        if not ok:
+        if not ok and block.height > self.engine.state.height:  # else it was decided meanwhile, and nobody is to blame
             self._refused(block.header.proposer, f"proposal for height {block.height}: {reason}")
         self.deliver(consensus.BlockChecked(block_hash=block.hash, ok=ok, reason=reason))
 

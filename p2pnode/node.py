@@ -420,7 +420,8 @@ class Node:
         while True:
             state = rounds.state
             members = state.membership.current
-            self.delays.note_round_trips(p.rtt_seconds for p in self.swarm.peers() if p.rtt_seconds is not None)
+            trips = [p.rtt_seconds for p in self.swarm.peers() if p.key in members and p.rtt_seconds is not None]
+            self.delays.note_round_trips(trips, needed=members.quorum() - 1)
             self.swarm.members(members.members)
             self.swarm.quorum(self.view.has_quorum())
             with trio.move_on_after(BOOK_SECONDS / 30):

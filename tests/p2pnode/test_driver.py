@@ -298,7 +298,7 @@ async def test_while_a_decision_is_applied_peers_are_not_held_up(alone, monkeypa
 
 async def test_only_good_checks_teach_the_timeouts(path):
     stage = Stage(path, members=4, me=(proposer_of(4) + 1) % 4)
-    stage.delays.note_round_trips([0.1])
+    stage.delays.note_round_trips([0.1], needed=1)
     proposer = stage.chain.founders[proposer_of(4)]
     block, _ = stage.chain.next_block(contributors=())
     author = consensus.PublicKey(proposer.public_key)
