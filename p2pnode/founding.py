@@ -215,7 +215,7 @@ async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
         SetUpError: the peer's network is not the one that the operator's flags name.
     """
     while True:
-        for peer in swarm.peers():
+        for peer in swarm.bootstrap_peers():  # anybody may have dialed us meanwhile, and lead us to another network
             if peer.chain_id is None:
                 continue
             try:

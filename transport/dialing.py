@@ -31,9 +31,16 @@ class DialFailure(enum.StrEnum):
     CLOSED = "closed"
 
 
+_Slot = tuple[Address, PublicKey | None]
+
+
 @dataclass(slots=True)
 class Target:
-    """An address to dial. `key` is known from a record, or learned from the first success."""
+    """An address to dial. `key` is known from a record, or learned from the first success.
+
+    Each node that claims an address is a target of its own: a claim proves nothing, and must not take the address from
+    the node that listens there. A bootstrap address is nobody's claim.
+    """
 
     address: Address
     key: PublicKey | None
@@ -43,12 +50,16 @@ class Target:
     is_dialing: bool = False
     connected_at: float = 0.0
 
+    @property
+    def slot(self) -> _Slot:
+        return self.address, None if self.is_bootstrap else self.key
+
 
 class DialPlan:
     def __init__(self, own_key: PublicKey, rng: Random) -> None:
         self._own_id = node_id(own_key)
         self._rng = rng
-        self._targets: dict[Address, Target] = {}
+        self._targets: dict[_Slot, Target] = {}
         self._mine: set[Address] = set()
         self._members: frozenset[bytes] = frozenset()
         self._has_quorum = False
@@ -57,33 +68,28 @@ class DialPlan:
         return len(self._targets)
 
     def offer(self, address: Address, *, key: PublicKey | None, now: float, is_bootstrap: bool = False) -> None:
-        """Learn an address. A known one keeps its state, unless another node is said to listen there now."""
+        """Learn an address. A known one keeps its state."""
         if address in self._mine or (key is not None and node_id(key) == self._own_id):
             return
-        known = self._targets.get(address)
-        if known is not None:
-            if key is not None and known.key != key and not known.is_dialing:
-                known.key, known.failures, known.at = key, 0, now
-            return
-        if len(self._targets) >= limits.DIAL_TARGETS_MAX:
+        slot = (address, None if is_bootstrap else key)
+        if slot in self._targets or len(self._targets) >= limits.DIAL_TARGETS_MAX:
             return
         # Both ends learn of each other at the same time; the lower id goes first.
         waits = key is not None and not is_bootstrap and node_id(key) < self._own_id
         head_start = limits.HEAD_START_SECONDS if waits else 0.0
-        self._targets[address] = Target(address, key, is_bootstrap, at=now + head_start)
+        self._targets[slot] = Target(address, key, is_bootstrap, at=now + head_start)
 
     def due(self, now: float, connected: Collection[bytes]) -> list[Target]:
-        """What to dial now, marked as being dialed; never a node that is connected or being dialed already."""
-        busy: set[PublicKey] = set()
+        """What to dial now, marked as being dialed; never a node or an address that is connected or being dialed already."""
+        busy: set[PublicKey | Address] = {t.address for t in self._targets.values() if t.is_dialing}
         room = limits.DIALS_MAX - sum(t.is_dialing for t in self._targets.values())
         chosen: list[Target] = []
         for target in sorted(self._wanted(connected), key=lambda t: t.at):
             if len(chosen) >= room or target.at > now:
                 break
-            if target.key is not None:
-                if target.key in busy:
-                    continue
-                busy.add(target.key)
+            if target.address in busy or (target.key is not None and target.key in busy):
+                continue
+            busy |= {target.address} if target.key is None else {target.address, target.key}
             target.is_dialing = True
             chosen.append(target)
         return chosen
@@ -109,11 +115,11 @@ class DialPlan:
         target.failures += 1
         if failure is DialFailure.MYSELF:
             self._mine.add(target.address)
-            self._targets.pop(target.address, None)
+            self._targets = {slot: t for slot, t in self._targets.items() if t.address != target.address}
             return True
         keep = target.is_bootstrap or target.key in self._members
         if not keep and (target.failures >= limits.DIAL_TRIES_MAX or failure is DialFailure.WRONG_NETWORK):
-            self._targets.pop(target.address, None)
+            self._targets.pop(target.slot, None)
             return True
         if target.is_bootstrap:
             target.key = None
@@ -136,6 +142,10 @@ class DialPlan:
         self._has_quorum = has_quorum
         self._hurry(now)
 
+    def bootstrap_keys(self) -> set[PublicKey]:
+        """Who answered, when last dialed, at the addresses that the operator named."""
+        return {t.key for t in self._targets.values() if t.is_bootstrap and t.key is not None}
+
     def is_mine(self, address: Address) -> bool:
         """Whether dialing it reached this node."""
         return address in self._mine
@@ -153,12 +163,13 @@ class DialPlan:
 
     def _wanted(self, connected: Collection[bytes]) -> list[Target]:
         """Targets that may be dialed once their time has come."""
-        busy = {t.key for t in self._targets.values() if t.is_dialing and t.key is not None}
+        dialing = [t for t in self._targets.values() if t.is_dialing]
+        busy, busy_addresses = {t.key for t in dialing if t.key is not None}, {t.address for t in dialing}
         is_full = len(connected) >= limits.OUTBOUND_PEERS_MAX
         return [
             t
             for t in self._targets.values()
-            if not t.is_dialing
+            if t.address not in busy_addresses
             and (t.key is None or (t.key not in connected and t.key not in busy))
             and (t.is_bootstrap or t.key in self._members or not is_full)
         ]

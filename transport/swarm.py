@@ -118,6 +118,11 @@ class Swarm:
     def peers(self) -> list[PeerInfo]:
         return [session.info() for session in self._sessions.values()]
 
+    def bootstrap_peers(self) -> list[PeerInfo]:
+        """Of the peers those that answered at the bootstrap addresses: whom the operator chose, where no network is known yet."""
+        keys = self._plan.bootstrap_keys()
+        return [peer for peer in self.peers() if peer.key in keys]
+
     def is_connected(self, key: bytes) -> bool:
         return key in self._sessions
 

@@ -205,7 +205,22 @@ def test_an_address_changes_hands() -> None:
     plan = make()
     plan.offer(place(1), key=HIGHER[0], now=0.0)
     plan.offer(place(1), key=HIGHER[1], now=5.0)
+    (target,) = due(plan, 5.0)
+    assert target.key == HIGHER[0], "one address is dialed once at a time"
+    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=5.0, alone=False)
     assert [t.key for t in due(plan, 5.0)] == [HIGHER[1]]
+
+
+@pytest.mark.parametrize("is_bootstrap", [False, True])
+def test_a_claim_takes_no_address_from_its_node(is_bootstrap: bool) -> None:
+    plan = make()
+    plan.offer(place(1), key=None if is_bootstrap else HIGHER[0], now=0.0, is_bootstrap=is_bootstrap)
+    (target,) = due(plan)
+    plan.succeeded(target, HIGHER[0], 0.0)
+    assert plan.bootstrap_keys() == ({HIGHER[0]} if is_bootstrap else set())
+    plan.offer(place(1), key=HIGHER[1], now=1.0)
+    plan.lost(HIGHER[0], 20.0)
+    assert due(plan, 30.0, {HIGHER[1]}) == [target], "the liar is connected, and the address is dialed all the same"
 
 
 @given(some.lists(some.tuples(some.sampled_from(["offer", "fail", "ok", "lost"]), some.integers(0, 9)), max_size=60))
