@@ -5,7 +5,8 @@ committee agrees on what the proposer lists. A bad answer costs time, never safe
 
 After height h-1 is decided no timer runs. The height starts at the first of:
 (a) bytes held from every node that is expected;
-(b) more than half of those held, plus half the time that they took, at least 0.5 s;
+(b) more than half of those held, plus half the time that they took, at least 0.5 s; or more than half of those proven, plus twice the
+    time that they took, because a stranger's word must not hold up everybody (else one who never delivers costs each height (c));
 (c) ``round_seconds_max`` after the first one held;
 (d) a valid proposal, or votes of f+1 members, for the height (the engine says so);
 (e) 3 s after evidence or a change of the committee is pending; while somebody is expected it travels with the round instead, for an empty
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAJORITY_GRACE_SECONDS_MIN = 0.5
+STRANGERS_PATIENCE = 2.0  # a newcomer three times as slow as the members still gets in
 PENDING_SECONDS = 3.0
 
 
@@ -28,9 +30,11 @@ class Collecting:
     """What is known of one open height; moments are seconds on one monotonic clock.
 
     ``held`` maps each author whose bytes are held to the moment they were complete; ``opened`` is when the height opened here.
+    ``proven`` are those expected whom more than their own word makes so: keys are free, and so is saying "I am learning".
     """
 
     expected: frozenset[bytes]
+    proven: frozenset[bytes]
     held: Mapping[bytes, float]
     opened: float
     pending_since: float | None
@@ -41,14 +45,22 @@ def start_moment(collecting: Collecting) -> float | None:
     """The moment at which agreement starts if nothing more arrives; ``None`` while nothing is pending (rule d is the engine's)."""
     moments = []
     if collecting.pending_since is not None:
-        patience = collecting.round_seconds_max if collecting.expected else PENDING_SECONDS
+        patience = collecting.round_seconds_max if collecting.proven else PENDING_SECONDS
         moments.append(collecting.pending_since + patience)  # (e)
     if collecting.held:
         arrivals = sorted(moment for author, moment in collecting.held.items() if author in collecting.expected)
         if len(arrivals) == len(collecting.expected):
             moments.append(max(collecting.held.values()))  # (a)
-        if 2 * len(arrivals) > len(collecting.expected):
-            majority = arrivals[len(collecting.expected) // 2]
-            moments.append(majority + max((majority - collecting.opened) / 2, MAJORITY_GRACE_SECONDS_MIN))  # (b)
+        moments += _majority(collecting, collecting.expected, patience=0.5)  # (b)
+        moments += _majority(collecting, collecting.proven, patience=STRANGERS_PATIENCE)
         moments.append(min(collecting.held.values()) + collecting.round_seconds_max)  # (c)
     return min(moments, default=None)
+
+
+def _majority(collecting: Collecting, group: frozenset[bytes], *, patience: float) -> list[float]:
+    """How long those held wait for the rest of the group, once they are more than half of it."""
+    arrivals = sorted(moment for author, moment in collecting.held.items() if author in group)
+    if 2 * len(arrivals) <= len(group):
+        return []
+    majority = arrivals[len(group) // 2]
+    return [majority + max((majority - collecting.opened) * patience, MAJORITY_GRACE_SECONDS_MIN)]

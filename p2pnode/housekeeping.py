@@ -2,10 +2,10 @@
 
 Blocking; called off the event loop. A payload goes when no block that is kept names it: its own block is old enough, or it was
 announced and no block ever listed it (else strangers could fill the disk). A digest may stand in several blocks, because anybody can
-announce another node's bytes again; the newest one counts (else a stranger could have them deleted).
+announce another node's bytes again; the newest one counts, and so does the open height (else a stranger could have them deleted).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import consensus
 from model.replica import Replica
@@ -33,8 +33,13 @@ class Housekeeping:
             self._blobs.put_snapshot(height, root, replica, keep=SNAPSHOTS_KEPT)
         return due
 
-    def sweep(self, tip: int, unlisted: Iterable[bytes] = ()) -> None:
-        """Drop the payloads of blocks older than those kept below ``tip``, and ``unlisted`` ones that no kept block names."""
+    def sweep(
+        self, tip: int, unlisted: Iterable[bytes] = (), *, is_open: Callable[[bytes], bool] = lambda _: False
+    ) -> None:
+        """Drop the payloads of blocks older than those kept below ``tip``, and ``unlisted`` ones that no kept block names.
+
+        Not those that the open height may need: what we commit to must stay.
+        """
         oldest_kept = tip - PAYLOAD_HEIGHTS_KEPT + 1
         kept = self._named(max(1, oldest_kept), tip)
         going = set(unlisted)
@@ -42,7 +47,8 @@ class Housekeeping:
             going |= self._named(self.swept + 1, oldest_kept - 1)
             self.swept = oldest_kept - 1
         for digest in going - kept:
-            self._blobs.drop(digest)
+            if not is_open(digest):
+                self._blobs.drop(digest)
 
     def _named(self, first: int, last: int) -> set[bytes]:
         """The payloads that the blocks of these heights list."""

@@ -35,6 +35,7 @@ class Pool:
         self._announced: dict[Slot, consensus.Contribution] = {}
         self._held: dict[Slot, Held] = {}
         self._bad: set[bytes] = set()
+        self._named: set[bytes] = set()
 
     def announce(self, contribution: consensus.Contribution) -> str | None:
         """Take note of a signed announcement. Returns why it is refused, or ``None``: then its bytes are wanted.
@@ -53,13 +54,25 @@ class Pool:
         if contribution.author not in self._members and self._strangers() >= STRANGERS_MAX:
             return "too many contributions from non-members at this height"
         self._announced[slot] = contribution
+        self._named.add(contribution.payload_digest)
         return None
+
+    def forget(self, contribution: consensus.Contribution) -> None:
+        """Nobody has its bytes now: announced again, it is asked for again, and meanwhile it takes nobody's place."""
+        slot = (contribution.author, contribution.purpose)
+        if slot not in self._held and self._announced.get(slot) == contribution:
+            del self._announced[slot]
 
     def hold(self, held: Held) -> None:
         """The bytes of an announced contribution are here and of the right form."""
         if held.contribution.height != self.height:
             raise LocalFault(f"a contribution to height {held.contribution.height} in the pool of {self.height}")
         self._held[(held.contribution.author, held.contribution.purpose)] = held
+        self._named.add(held.contribution.payload_digest)
+
+    def names(self, digest: bytes) -> bool:
+        """Whether this height may need these bytes. Safe to ask from any thread."""
+        return digest in self._named
 
     def reject(self, contribution: consensus.Contribution) -> None:
         """Its bytes are not what a payload is: they will not be fetched again."""

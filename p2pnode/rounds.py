@@ -117,6 +117,7 @@ class Rounds:
         self._pending_since: float | None = None
         self._fetching: trio.Nursery
         self._later: dict[tuple[bytes, Purpose], consensus.Contribution] = {}
+        self._underway: set[trio.CancelScope] = set()
         self.pool = self._new_pool()
 
     # --- learn and announce -----------------------------------------------------------------------------------------------------
@@ -228,12 +229,16 @@ class Rounds:
         """A signed announcement arrived. Its bytes are fetched beside everything else."""
         ahead = contribution.height == self.state.height + 2
         if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting
-            self._later[contribution.author, contribution.purpose] = contribution
-            if len(self._later) > len(self.pool_members()) + STRANGERS_MAX:
-                self._later.pop(next(iter(self._later)))
-            return
-        if contribution.height == self.pool.height and self.pool.announce(contribution) is None:
-            self._fetching.start_soon(self._fetch, self.pool, contribution, (contribution.author,))
+            self._keep_for_later(contribution)
+        elif contribution.height == self.pool.height and self.pool.announce(contribution) is None:
+            self._fetching.start_soon(self._bring, self.pool, contribution)
+
+    def _keep_for_later(self, contribution: consensus.Contribution) -> None:
+        self._later[contribution.author, contribution.purpose] = contribution
+        members = self.pool_members()
+        strangers = [slot for slot in self._later if slot[0] not in members]
+        if len(strangers) > STRANGERS_MAX:
+            del self._later[strangers[0]]
 
     def begin(self) -> None:
         """This node knows where the chain is: it has a part in it from now on."""
@@ -247,14 +252,26 @@ class Rounds:
         for contribution in later.values():
             self.heard(contribution)
 
+    async def _bring(self, pool: Pool, contribution: consensus.Contribution) -> None:
+        """What was announced, from its author or whoever has it by now."""
+        fetched = await self._fetch(pool, contribution, (contribution.author,))
+        if not fetched and not pool.rejected(contribution.payload_digest):
+            pool.forget(contribution)
+
     async def _fetch(self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes]) -> bool:
-        """Bring the bytes of one contribution into the pool. False when nobody has them or they are no payload."""
-        payload = await self.parts.gossip.fetch_payload(
-            contribution.payload_digest, contribution.payload_bytes, holders
-        )
-        if payload is None:
-            return False
-        return await self._examine(pool, contribution, payload)
+        """Bring the bytes of one contribution into the pool. False when nobody has them, they are no payload, or the height is over."""
+        with trio.CancelScope() as scope:
+            if pool is not self.pool:
+                return False
+            self._underway.add(scope)
+            try:
+                payload = await self.parts.gossip.fetch_payload(
+                    contribution.payload_digest, contribution.payload_bytes, holders
+                )
+            finally:
+                self._underway.discard(scope)
+            return payload is not None and await self._examine(pool, contribution, payload)
+        return False
 
     async def _examine(self, pool: Pool, contribution: consensus.Contribution, payload: bytes) -> bool:
         if pool is not self.pool:
@@ -307,9 +324,11 @@ class Rounds:
             return None
         if self._wanted >= height:
             return 0.0
+        expected = self._expected()
         return start_moment(
             Collecting(
-                expected=self._expected(),
+                expected=expected,
+                proven=self._proven(expected),
                 held=self.pool.arrivals(),
                 opened=self.timings.opened,
                 pending_since=self._pending_since,
@@ -349,6 +368,11 @@ class Rounds:
         else:
             expected.discard(self.parts.me)
         return frozenset(expected)
+
+    def _proven(self, expected: frozenset[bytes]) -> frozenset[bytes]:
+        """Of those expected the ones whose word is not all that we have: members, or where none trains, the last contributors."""
+        contributors = frozenset[bytes]().union(*self.recent)
+        return expected & self.pool_members() or expected & contributors
 
     def wanted(self, height: int) -> None:
         """Rule (d): the engine holds a proposal, or votes of f+1 members, for the open height."""
@@ -498,6 +522,8 @@ class Rounds:
         self.parts.blobs.keep_model(state.model_root, replica)
         self._signed.clear()
         closed, self.pool = self.pool, self._new_pool()
+        for fetch in self._underway:
+            fetch.cancel()  # whoever announced it may never answer, and nobody will ask for these bytes
         self.timings.open(height + 1)
         self._hear_later()
         self.tell_status()
@@ -511,7 +537,11 @@ class Rounds:
         if await trio.to_thread.run_sync(snapshot):
             await parts.worker.run(partial(parts.trainer.save, parts.trainer_file))
         held = [entry.contribution.payload_digest for entry in closed.held()]
-        await trio.to_thread.run_sync(self._house.sweep, state.height, held)
+
+        def may_be_needed(digest: bytes) -> bool:
+            return self.pool.names(digest)  # the pool of that moment
+
+        await trio.to_thread.run_sync(partial(self._house.sweep, state.height, held, is_open=may_be_needed))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The tasks of a round, until cancelled."""
@@ -564,7 +594,7 @@ class Rounds:
         return Pool(
             height=self.state.height + 1,
             base_root=self.state.model_root,
-            members=self.pool_members(),
+            members=self.pool_members() | {self.parts.me},  # strangers' announcements cannot crowd out our own
             payload_bytes=self.pool_payload_bytes,
         )
 

@@ -5,10 +5,15 @@ from p2pnode.collect import Collecting, start_moment
 A, B, C, D = b"a", b"b", b"c", b"d"
 
 
-def moment(expected, held, *, pending_since=None, opened=100.0):
+def moment(expected, held, *, proven=None, pending_since=None, opened=100.0):
     return start_moment(
         Collecting(
-            expected=frozenset(expected), held=held, opened=opened, pending_since=pending_since, round_seconds_max=60
+            expected=frozenset(expected),
+            proven=frozenset(expected if proven is None else proven),
+            held=held,
+            opened=opened,
+            pending_since=pending_since,
+            round_seconds_max=60,
         )
     )
 
@@ -37,12 +42,19 @@ def test_b_exactly_half_is_not_more_than_half():
     assert moment([A, B, C, D], {A: 102.0, B: 103.0}) == 162.0
 
 
+def test_b_a_strangers_word_holds_up_those_proven_for_a_while_only():
+    assert moment([A, C, D], {A: 101.0}, proven=[A]) == 103.0
+    assert moment([A, B, C, D], {A: 101.0}, proven=[A, B]) == 161.0
+    assert moment([A, C], {A: 101.0, C: 101.5}, proven=[A]) == 101.5
+
+
 def test_c_the_longest_wait_after_the_first():
     assert moment([A, B, C], {D: 105.0}) == 165.0
 
 
 def test_e_evidence_waits_three_seconds_where_nobody_trains():
     assert moment([], {}, pending_since=101.0) == 104.0
+    assert moment([D], {}, proven=[], pending_since=101.0) == 104.0
 
 
 def test_e_evidence_travels_with_the_round_while_somebody_trains():
