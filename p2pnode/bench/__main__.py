@@ -51,7 +51,7 @@ def main() -> int:
         return int(shown.exit_code)
     if given.json:
         sys.stdout.write(json.dumps(results) + "\n")
-    agreed = all(holds is not False for result in results for holds in result.get("agreement", {}).values())
+    agreed = all(holds for result in results for holds in result.get("agreement", {}).values())
     return ExitCode.OK if agreed else ExitCode.FAILED
 
 

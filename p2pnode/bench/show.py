@@ -7,10 +7,9 @@ Json = dict[str, Any]
 
 def round_text(result: Json) -> str:
     """A table of what a round is made of, and the comparison where there is one."""
-    agreement = result["agreement"]
     lines = [
         f"{result['nodes']} nodes, {result['values']:,} float32 values each, {result['heights']} rounds",
-        f"  {_agreement(agreement)}; highest view {agreement['view_max']}",
+        f"  {_agreement(result)}; highest view {result['view_max']}",
         f"  {'seconds':<24}{'p50':>9}{'p90':>9}{'p99':>9}",
         *(_row(part.replace("_", " "), spread) for part, spread in result["parts"].items()),
         _row("round", result["seconds"]),
@@ -37,13 +36,11 @@ def lag_text(result: Json) -> str:
     return f"training on {result['nodes']} nodes: their event loops run late by {p99} ms (p99), {worst} ms (max)"
 
 
-def _agreement(agreement: Json) -> str:
-    wrong = [name.replace("_", " ") for name, holds in agreement.items() if holds is False]
-    return (
-        f"NOT TRUE: {', '.join(wrong)}"
-        if wrong
-        else "full agreement: every contribution listed, one root at every height"
-    )
+def _agreement(result: Json) -> str:
+    wrong = [name.replace("_", " ") for name, holds in result["agreement"].items() if not holds]
+    if wrong:
+        return f"NOT TRUE: {', '.join(wrong)}"
+    return f"one root at every height; all {result['nodes']} contributions in {result['heights_with_every_contribution']} of them"
 
 
 def _row(name: str, spread: Json) -> str:
