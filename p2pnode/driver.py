@@ -20,6 +20,7 @@ import consensus
 import transport
 from p2pnode.delays import Delays
 from p2pnode.logs import Logger
+from p2pnode.refusals import Refusals
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 
@@ -109,6 +110,7 @@ class Driver:
         self._duties = duties
         self._delays = delays
         self._log = log
+        self._refusals = Refusals(log, "refused")
         self._revival = revival
         self._inbox: deque[consensus.Event] = deque()
         self._newcomers: deque[bytes] = deque()
@@ -272,7 +274,7 @@ class Driver:
         """Counted and logged; what is merely wrong is never evidence."""
         self.counters.refused += 1
         self.counters.last_refusal = reason
-        self._log.warning("refused", peer=transport.short_id(peer) if peer else "", reason=reason)
+        self._refusals.say(peer, reason)
 
     async def _fetch(self, request: consensus.FetchBlock) -> None:
         block = await self._voice.fetch_block(request.block_hash, request.holders)
@@ -322,3 +324,8 @@ def record_height(data: bytes) -> int:
     if data[:1] in (CONTRIBUTION_RECORD, SILENCE_RECORD):
         return int.from_bytes(data[1:9], "big")
     return consensus.Record.decode(data[1:]).height
+
+
+def contribution_record(envelope: transport.Envelope, height: int) -> bytes:
+    """What the vote log keeps of our own announcement, so that a restart says the same again."""
+    return CONTRIBUTION_RECORD + height.to_bytes(8, "big") + envelope.encode()

@@ -22,6 +22,7 @@ from model.replica import Replica
 from p2pnode.blobs import Blobs
 from p2pnode.genesis import GENESIS_BYTES_MAX, Genesis
 from p2pnode.logs import Logger
+from p2pnode.refusals import Refusals
 from p2pnode.store import Store
 from p2pnode.wire import (
     BLOCK_BYTES_MAX,
@@ -72,6 +73,8 @@ class Gossip:
         self._blobs = blobs
         self._committee = committee
         self._log = log
+        self._bad_messages = Refusals(log, "message refused")
+        self._bad_frames = Refusals(log, "frame refused")
         self._status: Status | None = None
         self._offered: consensus.Contribution | None = None
 
@@ -162,13 +165,16 @@ class Gossip:
 
     def _greet(self, peer: transport.PublicKey) -> None:
         """A peer that has just come is told where we stand, and what we offer to the open height."""
-        status, offered = self._status, self._offered
-        if status is None:
+        if self._status is None:
             return
-        self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()), to=[peer])
-        if offered is not None and offered.height == status.height + 1:
-            self.send([peer], offered)
+        self._swarm.publish(transport.encode_frame(FrameKind.STATUS, self._status.encode()), to=[peer])
+        self._tell_offer(peer)
         self.on_peer(peer)
+
+    def _tell_offer(self, peer: bytes) -> None:
+        status, offered = self._status, self._offered
+        if status is not None and offered is not None and offered.height == status.height + 1:
+            self.send([peer], offered)
 
     async def _envelope(self, event: transport.EnvelopeReceived, hear: Callable[[consensus.Message], None]) -> None:
         envelope = event.envelope
@@ -181,7 +187,7 @@ class Gossip:
                 attachment=envelope.attachment,
             )
         except consensus.Malformed as problem:
-            self._log.warning("message refused", peer=transport.short_id(event.peer_key), reason=str(problem))
+            self._bad_messages.say(event.peer_key, str(problem))
             return
         if event.is_first:
             self._echo(event)
@@ -193,7 +199,8 @@ class Gossip:
         if self._me not in members or len(members) < 3:
             return
         successor: bytes = members[(members.index(self._me) + 1) % len(members)]
-        if successor not in (event.envelope.author, event.peer_key):
+        author: bytes = event.envelope.author
+        if author in members and successor not in (author, event.peer_key):  # what strangers say must not fill the ring
             self._swarm.publish(event.envelope.frame(), to=[transport.PublicKey(successor)])
 
     async def frame(self, event: transport.FrameReceived) -> None:
@@ -201,7 +208,10 @@ class Gossip:
         try:
             match event.kind:
                 case FrameKind.STATUS:
+                    is_first = event.peer_key not in self.statuses
                     self.statuses[event.peer_key] = Status.decode(event.body)
+                    if is_first:
+                        self._tell_offer(event.peer_key)  # only now it has an ear for what was said before
                     self.on_status()
                 case FrameKind.CERTIFICATE:
                     await self._deliver(consensus.CertificateReceived(consensus.decode_certificate(event.body)))
@@ -210,7 +220,7 @@ class Gossip:
                 case _:
                     raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
         except (Malformed, consensus.Malformed) as problem:
-            self._log.warning("frame refused", peer=transport.short_id(event.peer_key), reason=str(problem))
+            self._bad_frames.say(event.peer_key, str(problem))
 
     async def _deliver(self, event: consensus.Event) -> None:
         if self.deliver is not None:  # not before this node knows where the chain is

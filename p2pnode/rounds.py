@@ -38,7 +38,7 @@ from p2pnode.candidates import Candidates
 from p2pnode.catchup import Position, following
 from p2pnode.collect import Collecting, start_moment
 from p2pnode.delays import Delays
-from p2pnode.driver import CONTRIBUTION_RECORD, Driver
+from p2pnode.driver import Driver, contribution_record
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.housekeeping import Housekeeping
@@ -51,6 +51,7 @@ from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
 
 LISTED_HEIGHTS = 20  # what a peer's score looks at
+RETRY_SECONDS = 1.0  # until a member's bytes that could not be had are asked for again
 CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
 
 
@@ -254,9 +255,13 @@ class Rounds:
 
     async def _bring(self, pool: Pool, contribution: consensus.Contribution) -> None:
         """What was announced, from its author or whoever has it by now."""
-        fetched = await self._fetch(pool, contribution, (contribution.author,))
-        if not fetched and not pool.rejected(contribution.payload_digest):
-            pool.forget(contribution)
+        while not await self._fetch(pool, contribution, (contribution.author,)):
+            if pool is not self.pool or pool.rejected(contribution.payload_digest):
+                return
+            if contribution.author not in self.pool_members():
+                pool.forget(contribution)
+                return
+            await trio.sleep(RETRY_SECONDS)
 
     async def _fetch(self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes]) -> bool:
         """Bring the bytes of one contribution into the pool. False when nobody has them, they are no payload, or the height is over."""
@@ -597,8 +602,3 @@ class Rounds:
             members=self.pool_members() | {self.parts.me},  # strangers' announcements cannot crowd out our own
             payload_bytes=self.pool_payload_bytes,
         )
-
-
-def contribution_record(envelope: transport.Envelope, height: int) -> bytes:
-    """What the vote log keeps of our own announcement, so that a restart says the same again."""
-    return CONTRIBUTION_RECORD + height.to_bytes(8, "big") + envelope.encode()

@@ -14,6 +14,8 @@ from typing import Any
 import trio
 
 import consensus
+import transport
+from p2pnode.config import Endpoint
 from p2pnode.node import Node
 from tests.p2pnode.hostile import (
     Hostile,
@@ -23,10 +25,12 @@ from tests.p2pnode.hostile import (
     meet,
     port,
     said,
+    signed,
+    statement,
     status,
     strangers,
 )
-from tests.p2pnode.little import contribution, identities, make_genesis, payload
+from tests.p2pnode.little import contribution, identities, make_genesis, payload, sign
 
 SECONDS_MAX = 20.0  # per wait; one is over in well under a second unless something is wrong
 
@@ -132,3 +136,141 @@ async def test_somebody_elses_bytes_again_and_a_lying_holder(tmp_path):
             await enemy.send(said(huge, scene.chain_id))
             await decides(node, 1)
         await decides(node)
+
+
+# --- one of four, with its key in the wrong hands ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Four:
+    """Three honest nodes, and the key of the fourth founder."""
+
+    honest: list[Node]
+    identity: transport.Identity
+    nursery: trio.Nursery
+
+    @property
+    def chain_id(self) -> bytes:
+        assert self.honest[0].genesis is not None
+        return self.honest[0].genesis.chain_id
+
+    async def traitors(self) -> list[Hostile]:
+        """One connection to each honest node, under the founder's key."""
+        return [await meet(port(node), self.chain_id, self.nursery, identity=self.identity) for node in self.honest]
+
+    async def go_on(self, heights: int) -> None:
+        for node in self.honest:
+            await decides(node, heights)
+
+    def agree(self) -> None:
+        """Wherever two of them know a height, they know the same block; and none of them stands accused."""
+        assert not any(node.rounds.diverged for node in self.honest)
+        chains = [{row["height"]: row["block"] for row in node.store.rounds(10_000)} for node in self.honest]
+        common = set(chains[0]).intersection(*chains[1:])
+        assert common and all(len({chain[at] for chain in chains}) == 1 for at in common)
+        keys = {node.identity.public_key for node in self.honest}
+        assert not any(key in keys for node in self.honest for key, _, _, _ in node.store.evidence())
+
+
+@asynccontextmanager
+async def three_of_four(directory: Path, *, place: int = 1) -> AsyncIterator[Four]:
+    founders = identities(4)
+    genesis = make_genesis(founders)
+    traitor = founders.pop(place)
+    honest: list[Node] = []
+    async with trio.open_nursery() as nursery:
+        for number, identity in enumerate(founders):
+            reach = tuple(Endpoint("127.0.0.1", port(node)) for node in honest)
+            node = make_node(directory / str(number), identity, genesis, bootstrap=reach)
+            nursery.start_soon(node.main)
+            await until(lambda node=node: node.bound is not None)
+            honest.append(node)
+        for node in honest:
+            await until(lambda node=node: height(node) >= 1)
+        async with trio.open_nursery() as others:
+            yield Four(honest, traitor, others)
+            others.cancel_scope.cancel()
+        for node in honest:
+            node.stopping.set()
+
+
+def proposal(
+    four: Four, state: consensus.ChainState, contributions: list[consensus.Contribution], *, root: bytes
+) -> consensus.Proposal:
+    """The traitor's block for the height after ``state``, signed whether it is its turn or not."""
+    me = consensus.PublicKey(four.identity.public_key)
+    block = consensus.build_block(
+        consensus.BlockTemplate(state, me), contributions=contributions, model_root=consensus.Digest(root)
+    )
+    unsigned = consensus.Proposal(me, block.height, 0, block, None, consensus.Signature(b""))
+    return sign(four.identity, four.chain_id, unsigned)
+
+
+async def test_a_proposer_that_lists_what_nobody_can_have(tmp_path):
+    async with three_of_four(tmp_path) as four:
+        traitors = await four.traitors()
+        for traitor in traitors:
+            traitor.mute = True
+        calm = tasks()
+        turns = 0
+        while turns < 2:
+            state = four.honest[0].rounds.state
+            if state.membership.current.proposer(state.height + 1, 0) == four.identity.public_key:
+                turns += 1
+                authors = strangers(60 if turns == 1 else 500)
+                listed = [
+                    contribution(author, state, payload(1), payload_digest=consensus.Digest(os.urandom(32)))
+                    for author in authors
+                ]
+                bad = said(proposal(four, state, listed, root=b"\1" * 32), four.chain_id)
+                for traitor in traitors:
+                    await traitor.send(bad)
+            await until(lambda state=state: all(height(node) > state.height for node in four.honest))
+        await four.go_on(3)
+        four.agree()
+        assert tasks() < calm + 300
+
+
+async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
+    async with three_of_four(tmp_path) as four:
+        traitors = await four.traitors()
+        me = consensus.PublicKey(four.identity.public_key)
+        for _ in range(12):
+            state = four.honest[0].rounds.state
+            for number, traitor in enumerate(traitors):
+                name = consensus.Digest(bytes([number + 1]) * 32)
+                prepare = consensus.Prepare(me, state.height + 1, 0, name, -1, consensus.Signature(b""))
+                commit = consensus.Commit(me, state.height + 1, 0, name, consensus.Signature(b""))
+                offered = contribution(four.identity, state, payload(number))
+                empty = proposal(four, state, [], root=state.model_root)
+                other = proposal(four, state, [offered], root=b"\2" * 32)
+                for message in (offered, empty, other):
+                    await traitor.send(said(message, four.chain_id))
+                for vote in (prepare, commit):
+                    await traitor.send(said(sign(four.identity, four.chain_id, vote), four.chain_id))
+            await until(lambda state=state: all(height(node) > state.height for node in four.honest))
+        await four.go_on(2)
+        four.agree()
+        accused = {key for node in four.honest for key, _, _, _ in node.store.evidence()}
+        assert accused == {four.identity.public_key}
+
+
+async def test_votes_of_impossible_heights_and_views(tmp_path):
+    async with three_of_four(tmp_path) as four:
+        traitors = await four.traitors()
+        stranger = strangers(1)[0]
+        for at in (0, 1, height(four.honest[0]) + 2, 10**6, 2**62, 2**63, 2**64 - 1):
+            for view in (0, 1, 63, 2**31 - 1, 2**31, 2**32 - 1):
+                for kind, body in (
+                    (0x11, b"\1" * 32 + b"\xff" * 4),
+                    (0x12, b"\1" * 32),
+                    (0x13, b"\xff" * 4 + bytes(32)),
+                ):
+                    text = statement(four.chain_id, kind, at, view, body)
+                    attachment = bytes(8) if kind == 0x13 else b""
+                    for traitor in traitors:
+                        await traitor.send(signed(four.identity, text, attachment), signed(stranger, text, attachment))
+        await four.go_on(4)
+        four.agree()
+        assert not any(traitor.ended.is_set() for traitor in traitors)
+        assert all(node.view.health().verdict != "halted" for node in four.honest)
