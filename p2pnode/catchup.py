@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -30,7 +30,8 @@ from p2pnode.store import Store
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
-RETRY_SECONDS = 1.0
+RETRY_SECONDS = 0.25  # until peers that could not help are asked again
+FOLLOW_SECONDS = 0.2  # how often a running node looks whether it is behind
 DOUBT_SECONDS = 10.0  # short, because a peer that only lost its connection is doubted like a liar
 
 
@@ -41,6 +42,15 @@ class Position:
     state: consensus.ChainState
     replica: Replica
     recent: tuple[frozenset[bytes], ...]
+
+
+class Follower(Protocol):
+    """Whose position is moved while it runs; ``p2pnode.rounds`` is the real one. ``known_height``: what somebody claimed to prove."""
+
+    known_height: int
+
+    def position(self) -> Position: ...
+    def adopt(self, position: Position) -> None: ...
 
 
 class CatchUp:
@@ -111,6 +121,38 @@ class CatchUp:
                 first += 1
 
     # --- from peers --------------------------------------------------------------------------------------------------------------
+
+    async def reach(self, position: Position, *, patient: bool) -> Position:
+        """At a start: at least the height that our own disk has proven, then, for as long as peers are ahead, to where they are.
+
+        ``patient`` waits first for what peers say: a node that was told of peers is not alone.
+        """
+        proven, deadline = self.chain.height, time.monotonic() + PATIENCE_SECONDS
+        while True:
+            position = await self.advance(position, max(proven, self.claimed()))
+            reached = position.state.height >= proven and position.state.height + 1 >= self.claimed()
+            if reached and (time.monotonic() > deadline or not patient):
+                return position
+            await trio.sleep(0.05 if reached else RETRY_SECONDS)
+
+    async def follow(self, follower: Follower) -> None:
+        """While running, until cancelled: who is behind for longer than a decision takes to arrive asks for what it lacks."""
+        behind_since = None
+        while True:
+            await trio.sleep(FOLLOW_SECONDS)
+            before = follower.position()
+            target = max(self.claimed(), follower.known_height)
+            if target <= before.state.height:
+                behind_since = None
+                continue
+            behind_since = behind_since or time.monotonic()
+            if time.monotonic() - behind_since < PATIENCE_SECONDS:
+                continue
+            after = await self.advance(before, target)
+            follower.adopt(after)
+            if after.state.height == before.state.height:
+                follower.known_height = follower.position().state.height  # a claim that nobody could prove is forgotten
+                behind_since = None
 
     async def advance(self, position: Position, target: int) -> Position:
         """As far towards ``target`` as peers can take us now. Returns the position reached (perhaps the same)."""

@@ -177,15 +177,8 @@ class Gossip:
             self.send([peer], offered)
 
     async def _envelope(self, event: transport.EnvelopeReceived, hear: Callable[[consensus.Message], None]) -> None:
-        envelope = event.envelope
         try:
-            message = consensus.decode_message(
-                self._chain_id,
-                author=consensus.PublicKey(envelope.author),
-                signature=consensus.Signature(envelope.signature),
-                statement=envelope.statement,
-                attachment=envelope.attachment,
-            )
+            message = message_of(self._chain_id, event.envelope)
         except consensus.Malformed as problem:
             self._bad_messages.say(event.peer_key, str(problem))
             return
@@ -335,6 +328,17 @@ class Gossip:
             [(self._status.height, self._status.model_root)] if self._status is not None and self._status.height else []
         )
         return [*newest, *self._blobs.snapshots()]
+
+
+def message_of(chain_id: consensus.Digest, envelope: transport.Envelope) -> consensus.Message:
+    """The message that an envelope carries; the inverse of ``Gossip.envelope``. Raises consensus.Malformed."""
+    return consensus.decode_message(
+        chain_id,
+        author=consensus.PublicKey(envelope.author),
+        signature=consensus.Signature(envelope.signature),
+        statement=envelope.statement,
+        attachment=envelope.attachment,
+    )
 
 
 def read_page(body: bytes) -> list[Block]:

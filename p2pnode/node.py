@@ -13,7 +13,6 @@ peers' chain, and only then a voice in agreement.
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,33 +29,31 @@ from model.selftest import run as self_test
 from model.trainer import Trainer
 from p2pnode import founding
 from p2pnode.blobs import Served
-from p2pnode.catchup import PATIENCE_SECONDS, RETRY_SECONDS, CatchUp, Position
+from p2pnode.catchup import CatchUp, Position
 from p2pnode.client import Client
 from p2pnode.config import Config
 from p2pnode.control import serve_control
 from p2pnode.delays import Delays
-from p2pnode.driver import CONTRIBUTION_RECORD, SILENCE_RECORD, VOTE_RECORD, Driver, Revival
+from p2pnode.driver import Driver
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.home import Home
 from p2pnode.lag import Lag
 from p2pnode.logs import get_logger
+from p2pnode.recovery import Standing, logged_contributions, take_up
 from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds, Training
 from p2pnode.store import Store
 from p2pnode.view import View
-from p2pnode.wal import Recovered, VoteLog, recover
+from p2pnode.wal import VoteLog, recover
 from p2pnode.wire import FrameKind
 from p2pnode.worker import Worker
 
 __all__ = ["Kit", "Node", "run"]
 
-SHUTDOWN_SECONDS_MAX = (
-    1.5  # of the two that Ctrl-C may take; then the process leaves as it is, and nothing agreed is lost
-)
-BOOK_SECONDS = 30.0
-FOLLOW_SECONDS = 0.2  # how often a node that is behind looks for what it lacks
+SHUTDOWN_SECONDS_MAX = 1.5  # of the two that Ctrl-C may take; then the process leaves as it is
+TEND_SECONDS = 1.0  # the swarm is told of a change at once, but not more often than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,7 @@ class Node:
         self.driver: Driver | None = None
         self.catchup: CatchUp | None = None
         self.gossip: Gossip | None = None
+        self.vote_log: VoteLog
         self.failures: dict[transport.Address, str] = {}
 
     async def main(self) -> int:
@@ -198,7 +196,7 @@ class Node:
             genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
         )
         position = await trio.to_thread.run_sync(catchup.load, first_model)
-        position = await self._reach(catchup, position, catchup.chain.height)
+        position = await catchup.reach(position, patient=bool(self.config.bootstrap))
         rounds = self.rounds = self._make_rounds(genesis, trainer, position)
         driver = self.driver = rounds.driver = await trio.to_thread.run_sync(
             partial(self._make_driver, rounds, gossip, catchup)
@@ -211,8 +209,8 @@ class Node:
         rounds.begin()
         self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower())
         self.log.info(f"another machine joins with: {self.view.join_line()}")
-        nursery.start_soon(self._follow, catchup, rounds)
-        nursery.start_soon(self._housekeep, rounds)
+        nursery.start_soon(catchup.follow, rounds)
+        nursery.start_soon(self._tend_swarm, rounds)
 
     async def _network(self, early: dict[bytes, transport.FrameReceived]) -> Genesis:
         """The genesis, from the home or from the first peer; once had, it is kept. ``early`` takes what peers said of themselves."""
@@ -311,74 +309,31 @@ class Node:
         return self.kit.rounds(parts, position=position, training=self.training)
 
     def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
-        """The engine with what the vote log remembers; an observer where the log cannot be trusted."""
-        recovered = recover(self.home.votes)
-        if recovered.torn_bytes:
-            self.log.info("vote log: torn tail cut", bytes=recovered.torn_bytes)
-
-        def engine(*, voting: bool) -> consensus.Engine:
-            me = consensus.PublicKey(self.identity.public_key) if voting else None
-            records = [consensus.Record.decode(data[1:]) for data in recovered.records if data[:1] == VOTE_RECORD]
-            return consensus.Engine(
-                me=me, sign=gossip.sign, verify=transport.verify, state=rounds.state, records=records
-            )
-
-        anew, revival = None, self._revival(recovered, rounds, catchup, partial(engine, voting=True))
-        if revival is not None:
-            anew = [SILENCE_RECORD + revival.height.to_bytes(8, "big")]
-            hint = f"observing until height {revival.height} is decided, then voting again"
-            self.log.error("vote log not usable", reason=revival.why, hint=hint)
-        self.vote_log = VoteLog(self.home.votes, anew=anew)
+        claims = (status.height for status in gossip.statuses.values())
+        standing = Standing(
+            me=consensus.PublicKey(self.identity.public_key),
+            state=lambda: rounds.state,
+            height_seen=max((rounds.state.height, catchup.chain.height, *claims)),
+            lost=self.votes_lost,
+        )
+        recovery = take_up(self.home.votes, standing, gossip=gossip, log=self.log)
+        self.vote_log = recovery.vote_log
         return Driver(
-            engine=engine(voting=revival is None),
-            vote_log=self.vote_log,
+            engine=recovery.engine,
+            vote_log=recovery.vote_log,
             voice=gossip,
             duties=rounds,
             delays=self.delays,
             log=get_logger(part="driver"),
-            revival=revival,
+            revival=recovery.revival,
         )
-
-    def _revival(
-        self, recovered: Recovered, rounds: Rounds, catchup: CatchUp, engine: Callable[[], consensus.Engine]
-    ) -> Revival | None:
-        """Where this node cannot know what it signed: from when on it signs again, two heights beyond any that it can have signed in.
-
-        A node that decides alone waits for nobody, because nobody would ever decide that height: it goes on from its chain.
-        """
-        state = rounds.state
-        problem, height = recovered.damage, 0
-        for data in recovered.records:
-            if data[:1] == SILENCE_RECORD and int.from_bytes(data[1:9], "big") > state.height:
-                problem, height = "an earlier one was lost", int.from_bytes(data[1:9], "big")
-        if self.votes_lost:
-            problem = "it is missing, though this home has a chain"
-        if problem is None:
-            return None
-        committee = state.membership.current
-        if len(committee) == 1 and self.identity.public_key in committee:
-            self.log.error(
-                "vote log not usable", reason=problem, hint="this node decides alone and goes on from its chain"
-            )
-            return None
-        seen = max((state.height, catchup.chain.height, *(s.height for s in rounds.parts.gossip.statuses.values())))
-        return Revival(height or seen + 2, engine, f"the vote log cannot be trusted: {problem}")
 
     async def _resume(self, rounds: Rounds, driver: Driver) -> None:
         """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""
-        assert self.store is not None and self.genesis is not None
-        for data in self.vote_log.recovered.records:
-            if data[:1] == CONTRIBUTION_RECORD and int.from_bytes(data[1:9], "big") == rounds.state.height + 1:
-                envelope = transport.Envelope.decode(data[9:])
-                message = consensus.decode_message(
-                    consensus.Digest(self.genesis.chain_id),
-                    author=consensus.PublicKey(envelope.author),
-                    signature=consensus.Signature(envelope.signature),
-                    statement=envelope.statement,
-                    attachment=envelope.attachment,
-                )
-                if isinstance(message, consensus.Contribution):
-                    await rounds.restore_contribution(message)
+        assert self.store is not None
+        chain_id, height = rounds.state.chain_id, rounds.state.height + 1
+        for contribution in logged_contributions(self.vote_log.recovered, chain_id, height=height):
+            await rounds.restore_contribution(contribution)
         for proof in self.store.evidence_proofs():
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))
 
@@ -386,51 +341,21 @@ class Node:
         if isinstance(message, consensus.Contribution) and self.rounds is not None:
             self.rounds.heard(message)
 
-    async def _reach(self, catchup: CatchUp, position: Position, target: int) -> Position:
-        """At least the height that our own disk has proven; then, for as long as peers are ahead, to where they are."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    async def _tend_swarm(self, rounds: Rounds) -> None:
+        """Whom to dial, and how eagerly, follows the committee; round trips go to the engine's timeouts, the address book to disk."""
+        assert self.store is not None
         while True:
-            position = await catchup.advance(position, max(target, catchup.claimed()))
-            reached = position.state.height >= target and position.state.height + 1 >= catchup.claimed()
-            if reached and (time.monotonic() > deadline or not self.config.bootstrap):
-                return position
-            await trio.sleep(0.05 if reached else RETRY_SECONDS / 4)
-
-    async def _follow(self, catchup: CatchUp, rounds: Rounds) -> None:
-        """While running: who is behind for longer than a decision takes to arrive asks for what it lacks."""
-        behind_since = None
-        while True:
-            await trio.sleep(FOLLOW_SECONDS)
-            claimed = catchup.claimed()
-            if claimed <= rounds.state.height and rounds.known_height <= rounds.state.height:
-                behind_since = None
-                continue
-            behind_since = behind_since or time.monotonic()
-            if time.monotonic() - behind_since < PATIENCE_SECONDS:
-                continue
-            before = rounds.position()
-            after = await catchup.advance(before, max(claimed, rounds.known_height))
-            rounds.adopt(after)
-            if after.state.height == before.state.height:
-                rounds.known_height = rounds.state.height  # a claim that nobody could prove is forgotten
-                behind_since = None
-
-    async def _housekeep(self, rounds: Rounds) -> None:
-        """Small regular duties: the address book to disk, delays to the engine, members to the dialer."""
-        while True:
-            state = rounds.state
-            members = state.membership.current
+            members = rounds.state.membership.current
             trips = [p.rtt_seconds for p in self.swarm.peers() if p.key in members and p.rtt_seconds is not None]
             self.delays.note_round_trips(trips, needed=members.quorum() - 1)
             self.swarm.members(members.members)
             self.swarm.quorum(self.view.has_quorum())
-            with trio.move_on_after(BOOK_SECONDS / 30):
+            with trio.move_on_after(TEND_SECONDS):
                 await rounds.changed.wait()
-            assert self.store is not None
             saved = self.swarm.book.dump()
             if saved != self.store.note("peers"):
                 await trio.to_thread.run_sync(self.store.put_note, "peers", saved)
-            await trio.sleep(1)
+            await trio.sleep(TEND_SECONDS)
 
     def bootstrap_failure(self) -> str | None:
         """Why no bootstrap address answers, while none does."""

@@ -10,9 +10,8 @@ import consensus
 from consensus import Purpose
 from p2pnode import pool as pool_module
 from p2pnode import rounds as rounds_module
-from p2pnode.driver import CONTRIBUTION_RECORD, Revival
+from p2pnode.driver import CONTRIBUTION_RECORD, Revival, contribution_record
 from p2pnode.pool import Held
-from p2pnode.rounds import contribution_record
 from p2pnode.wal import recover
 from p2pnode.wire import Role, Status
 from tests.p2pnode.little import certify, contribution, identities, payload, sign, until
