@@ -5,20 +5,25 @@ bounds, never a speed.
 """
 
 import os
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
+import pytest
 import trio
 
 import consensus
 import transport
 from p2pnode.config import Endpoint
 from p2pnode.node import Node
+from p2pnode.wire import FrameKind, Method
 from tests.p2pnode.hostile import (
     Hostile,
+    frame,
     height,
     living,
     make_node,
@@ -31,6 +36,9 @@ from tests.p2pnode.hostile import (
     strangers,
 )
 from tests.p2pnode.little import contribution, identities, make_genesis, payload, sign
+from transport import limits
+from transport.establish import DialError
+from transport.framing import Kind
 
 SECONDS_MAX = 20.0  # per wait; one is over in well under a second unless something is wrong
 
@@ -136,6 +144,119 @@ async def test_somebody_elses_bytes_again_and_a_lying_holder(tmp_path):
             await enemy.send(said(huge, scene.chain_id))
             await decides(node, 1)
         await decides(node)
+
+
+# --- anybody --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_frames_of_every_kind_in_every_shape(tmp_path):
+    async with alone(tmp_path / "home") as scene:
+        shapes = [
+            b"",
+            b"\xff",
+            b"\x91" * 900,
+            b"\xdd\xff\xff\xff\xff",
+            bytes(42),
+            bytes(44),
+            bytes(range(256)),
+            bytes(60_000),
+        ]
+        for kind in [*Kind, 0x06, 0x7F, 0x80, 0x81, 0x82, 0x99, 0xFF]:
+            enemy = await scene.enemy()
+            for shape in shapes:
+                await enemy.send(frame(kind, shape))
+            cut_short = await scene.enemy()
+            await cut_short.send(frame(kind, b"\0", length=9))
+            endless = await scene.enemy()
+            await endless.send(frame(kind, b"", length=2**32 - 1))
+            await endless.ended.wait()
+            await enemy.leave()
+            await cut_short.leave()
+        await decides(scene.node)
+
+
+async def test_a_flood_of_well_formed_nonsense(tmp_path):
+    async with alone(tmp_path / "home") as scene:
+        stranger = strangers(1)[0]
+        things = [
+            frame(FrameKind.CERTIFICATE, b"\2" + bytes(7) + b"\1" + bytes(36) + b"\0\0"),
+            frame(FrameKind.EVIDENCE, bytes(161) + b"\x40" + bytes(128)),
+            frame(0x99, b"?"),
+            status(2**62, learning=2**62, role=2),
+            signed(stranger, statement(scene.chain_id, 0x10, 5, 0, bytes(36)), bytes(8)),
+            signed(stranger, statement(scene.chain_id, 0x02, 5, 0, b"")),
+        ]
+        flooders = [await scene.enemy() for _ in things]
+
+        async def flood(enemy: Hostile, data: bytes) -> None:
+            while not enemy.ended.is_set():
+                await enemy.send(*[data] * 50)
+
+        for enemy, data in zip(flooders, things, strict=True):
+            scene.nursery.start_soon(flood, enemy, data)
+        await decides(scene.node, 3)
+
+
+async def test_questions_without_end_and_answers_never_read(tmp_path):
+    async with alone(tmp_path / "home") as scene:
+        enemy = await scene.enemy()
+        for number in range(200):
+            for method, body in (
+                (Method.BLOCKS, msgpack.packb((1, 64))),
+                (Method.BLOCKS, msgpack.packb((0, 2**63))),
+                (Method.BLOCKS, b"\x91" * 60_000),
+                (Method.BLOCK, bytes(32)),
+                (Method.SNAPSHOTS, b"?"),
+                (Method.GENESIS, b"?"),
+                (0, b""),
+            ):
+                await enemy.send(frame(Kind.REQUEST, struct.pack(">IH", number, method) + body))
+            await enemy.send(frame(Kind.RESPONSE, struct.pack(">IB", number, 1) + bytes(65_536)))
+        await until(lambda: sum(kind == Kind.RESPONSE for kind, _ in enemy.heard) > 400)
+        assert not enemy.ended.is_set()
+        deaf = await trio.open_tcp_stream("127.0.0.1", port(scene.node))
+        await deaf.send_all(b"\x16\x03\x01")  # the beginning of a TLS handshake, and never more
+        await decides(scene.node)
+        await deaf.aclose()
+
+
+async def test_more_peers_than_there_is_room_for(tmp_path):
+    async with alone(tmp_path / "home") as scene:
+        with pytest.raises(DialError, match="this node itself"):
+            await scene.enemy(identity=scene.node.identity)
+        for _ in range(limits.PEERS_MAX):
+            await scene.enemy()
+        with pytest.raises(DialError, match="enough peers"):
+            await scene.enemy()
+        await decides(scene.node)
+
+
+async def test_lies_about_the_chain_keep_a_node_from_nothing(tmp_path):
+    """A node asks whoever claims to be ahead, and gets everything but a block."""
+    async with alone(tmp_path / "home") as scene:
+        rows = scene.node.store.block_rows(1, 1)
+        answers = [
+            b"",
+            b"\x90",
+            b"\x91" * 5000,
+            b"\xdd\xff\xff\xff\xff",
+            msgpack.packb(rows),
+            msgpack.packb([(bytes(1 << 20), b"")] * 8),
+            msgpack.packb([(rows[0][0], rows[0][1][:-1])]),
+            bytes(9 << 20),
+        ]
+        enemies = []
+        for answer in answers:
+            enemy = await scene.enemy()
+            enemy.answers[Method.BLOCKS] = lambda _, answer=answer: answer
+            enemy.answers[Method.SNAPSHOTS] = lambda _: msgpack.packb([(2**62, bytes(32))] * 8)
+            await enemy.send(status(2**62))
+            enemies.append(enemy)
+        await until(lambda: all(Method.BLOCKS in enemy.asked for enemy in enemies))
+        await decides(scene.node)
+        catchup = scene.node.catchup
+        await until(lambda: catchup.claimed() < 2**62)  # all of them are doubted
+        assert scene.node.view.health().verdict == "healthy"
 
 
 # --- one of four, with its key in the wrong hands ----------------------------------------------------------------------------------
