@@ -97,8 +97,8 @@ class Blobs:
         return digest
 
     def is_durable(self, digest: bytes) -> bool:
-        """Whether ``make_durable`` has returned for it. Does not block."""
-        return digest in self._durable
+        """Whether ``make_durable`` has returned for it and it is still there. Short enough for the event loop."""
+        return digest in self._durable and self.holds(digest)
 
     def drop(self, digest: bytes) -> None:
         self._path(digest).unlink(missing_ok=True)

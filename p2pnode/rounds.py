@@ -404,7 +404,7 @@ class Rounds:
         candidate = await self._candidates.of(contributions, [entry.payload for entry in held])
         if request.height != self.pool.height:
             return None
-        await trio.to_thread.run_sync(self._make_durable, held)
+        await self._make_durable(held)
         root = consensus.Digest(candidate.root)
         return consensus.build_block(request.template, contributions=contributions, model_root=root)
 
@@ -450,13 +450,21 @@ class Rounds:
         block = self.driver.block(block_hash)
         if block is not None:
             held = [self.pool.find(contribution) for contribution in block.contributions]
-            await trio.to_thread.run_sync(self._make_durable, [entry for entry in held if entry is not None])
+            await self._make_durable([entry for entry in held if entry is not None])
 
-    def _make_durable(self, held: Sequence[Held]) -> None:
+    async def _make_durable(self, held: Sequence[Held]) -> None:
         """Written again where a sweep took the same bytes away meanwhile: they are here in memory."""
-        for entry in held:
-            self.parts.blobs.put(entry.payload, entry.contribution.payload_digest)
-        self.parts.blobs.make_durable([entry.contribution.payload_digest for entry in held])
+        blobs = self.parts.blobs
+        missing = {e.contribution.payload_digest: e.payload for e in held}
+        missing = {digest: payload for digest, payload in missing.items() if not blobs.is_durable(digest)}
+
+        def write() -> None:
+            for digest, payload in missing.items():
+                blobs.put(payload, digest)
+            blobs.make_durable(list(missing))
+
+        if missing:
+            await trio.to_thread.run_sync(write)
 
     async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
         """More than two thirds committed this block: make it durable, then become the model that it names."""
