@@ -32,6 +32,7 @@ from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
 RETRY_SECONDS = 0.25  # until peers that could not help are asked again
 FOLLOW_SECONDS = 0.2  # how often a running node looks whether it is behind
+PASS_SECONDS_MAX = 15.0  # of asking strangers in vain: one silent for as long as it may be, and half of another
 DOUBT_SECONDS = 10.0  # short, because a peer that only lost its connection is doubted like a liar
 
 
@@ -129,8 +130,12 @@ class CatchUp:
         """
         proven, deadline = self.chain.height, time.monotonic() + PATIENCE_SECONDS
         while True:
+            before = position.state.height
             position = await self.advance(position, max(proven, self.claimed()))
-            reached = position.state.height >= proven and position.state.height + 1 >= self.claimed()
+            moved = (
+                position.state.height > before
+            )  # where nobody takes us further, no claim does: ``follow`` goes on asking
+            reached = position.state.height >= proven and not (moved and position.state.height + 1 < self.claimed())
             if reached and (time.monotonic() > deadline or not patient):
                 return position
             await trio.sleep(0.05 if reached else RETRY_SECONDS)
@@ -177,7 +182,10 @@ class CatchUp:
 
     async def _extend_chain(self, target: int) -> None:
         """Blocks with certificates, in order, from whoever claims to have them."""
+        enough = time.monotonic() + PASS_SECONDS_MAX
         for peer in self._sources(self.chain.height + 1):
+            if time.monotonic() > enough and peer not in self.chain.membership.current:
+                break  # of those who never answer there may be many; who is left comes first the next time
             while self.chain.height < min(target, self._claim(peer)):
                 try:
                     page = await self._gossip.fetch_blocks(peer, self.chain.height + 1)
@@ -223,10 +231,15 @@ class CatchUp:
     async def _offers(self, above: int) -> dict[tuple[int, bytes], list[bytes]]:
         """Whole models above a height that peers say they have, by height and root, and who has each."""
         holders: dict[tuple[int, bytes], list[bytes]] = {}
-        for peer in self._sources(above + 1):
+
+        async def ask(peer: bytes) -> None:
             for height, root in await self._gossip.fetch_snapshots(peer):
                 if above < height <= self.chain.height:
                     holders.setdefault((height, root), []).append(peer)
+
+        async with trio.open_nursery() as nursery:  # all at once: one who never answers costs no more than ten
+            for peer in self._sources(above + 1):
+                nursery.start_soon(ask, peer)
         return holders
 
     def _certified(
@@ -295,8 +308,11 @@ class CatchUp:
         return healed
 
     def _sources(self, height: int) -> list[bytes]:
-        """Whom to ask, the farthest first, those in doubt last."""
-        return sorted(self._gossip.peers_at(height), key=self._is_doubted)
+        """Whom to ask: members before strangers, then whoever failed longest ago or never, then the farthest."""
+        members = self.chain.membership.current
+        return sorted(
+            self._gossip.peers_at(height), key=lambda peer: (peer not in members, self._doubted_until.get(peer, 0.0))
+        )
 
     def _claim(self, peer: bytes) -> int:
         status = self._gossip.statuses.get(peer)
@@ -306,9 +322,9 @@ class CatchUp:
         return self._doubted_until.get(peer, 0.0) > time.monotonic()
 
     def _doubt(self, peer: bytes, reason: str) -> None:
-        now = time.monotonic()
-        self._doubted_until = {key: until for key, until in self._doubted_until.items() if until > now}
-        self._doubted_until[peer] = now + DOUBT_SECONDS
+        here = self._gossip.statuses
+        self._doubted_until = {key: until for key, until in self._doubted_until.items() if key in here}
+        self._doubted_until[peer] = time.monotonic() + DOUBT_SECONDS
         self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
 
 

@@ -295,8 +295,8 @@ class Driver:
             self.deliver(consensus.Begin())
 
     def _prune(self, height: int) -> None:
-        try:
-            self._vote_log.prune(lambda data: record_height(data) > height)
+        try:  # the newest stay: where the chain on this disk is put back, they show how far this node has signed
+            self._vote_log.prune(lambda data: record_height(data) >= height)
         except VoteLogFault as fault:
             self._stop_voting(fault)
 

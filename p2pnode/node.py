@@ -309,11 +309,14 @@ class Node:
         return self.kit.rounds(parts, position=position, training=self.training)
 
     def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
-        claims = (status.height for status in gossip.statuses.values())
+        members, statuses = rounds.state.membership.current, gossip.statuses.items()
+        # The highest that some honest member claims: a stranger's word must not silence this node for ever.
+        claims = sorted((status.height for peer, status in statuses if peer in members), reverse=True)
+        claimed = claims[members.blocking() - 1] if len(claims) >= members.blocking() else 0
         standing = Standing(
             me=consensus.PublicKey(self.identity.public_key),
             state=lambda: rounds.state,
-            height_seen=max((rounds.state.height, catchup.chain.height, *claims)),
+            height_seen=max(rounds.state.height, catchup.chain.height, claimed),
             lost=self.votes_lost,
         )
         recovery = take_up(self.home.votes, standing, gossip=gossip, log=self.log)
@@ -331,8 +334,8 @@ class Node:
     async def _resume(self, rounds: Rounds, driver: Driver) -> None:
         """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""
         assert self.store is not None
-        chain_id, height = rounds.state.chain_id, rounds.state.height + 1
-        for contribution in logged_contributions(self.vote_log.recovered, chain_id, height=height):
+        chain_id, first = rounds.state.chain_id, rounds.state.height + 1
+        for contribution in logged_contributions(self.vote_log.recovered, chain_id, first=first):
             await rounds.restore_contribution(contribution)
         for proof in self.store.evidence_proofs():
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))

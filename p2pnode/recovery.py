@@ -86,11 +86,11 @@ def _revival(
 
 
 def logged_contributions(
-    recovered: Recovered, chain_id: consensus.Digest, *, height: int
+    recovered: Recovered, chain_id: consensus.Digest, *, first: int
 ) -> Iterator[consensus.Contribution]:
-    """What this node announced to a height, as it was signed; nothing else may be announced in its place."""
+    """What this node announced to the height ``first`` and later ones, as it was signed; nothing else may be announced in its place."""
     for data in recovered.records:
-        if data[:1] == CONTRIBUTION_RECORD and int.from_bytes(data[1:9], "big") == height:
+        if data[:1] == CONTRIBUTION_RECORD and int.from_bytes(data[1:9], "big") >= first:
             message = message_of(chain_id, transport.Envelope.decode(data[9:]))
             if isinstance(message, consensus.Contribution):
                 yield message

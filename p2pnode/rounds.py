@@ -111,6 +111,7 @@ class Rounds:
         self._house = Housekeeping(parts.store, parts.blobs)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._signed: set[Purpose] = set()  # what this node has put its name to at the open height
+        self._announced_until = 0  # up to this height we may have announced what we no longer know
         self._started = 0
         self._settled: tuple[int, bool] | None = None
         self._given_up = 0
@@ -178,7 +179,9 @@ class Rounds:
         """Bytes durable, then the signature durable, then the announcement: a restart never signs a second one for this height."""
         digest = await trio.to_thread.run_sync(self.parts.blobs.put_durably, payload)
         pool = self.pool
-        if pool.height != height or purpose in self._signed or pool.own(self.parts.me, purpose) is not None:
+        if pool.height != height or height <= self._announced_until or purpose in self._signed:
+            return
+        if pool.own(self.parts.me, purpose) is not None:
             return
         self._signed.add(purpose)
         contribution = self.parts.gossip.sign_contribution(
@@ -210,6 +213,8 @@ class Rounds:
     async def restore_contribution(self, contribution: consensus.Contribution) -> None:
         """After a restart: what was logged for the open height is said again, or nothing is."""
         if contribution.height != self.pool.height:
+            # The chain on this disk is older than the log. What was signed in between may have left the log since.
+            self._announced_until = max(self._announced_until, contribution.height)
             return
         self._signed.add(contribution.purpose)
         payload = await trio.to_thread.run_sync(self.parts.blobs.get, contribution.payload_digest)
@@ -220,7 +225,9 @@ class Rounds:
 
     def _due(self, height: int) -> bool:
         own = self.pool.own(self.parts.me, Purpose.UPDATE)
-        free = own is None and Purpose.UPDATE not in self._signed and self._given_up < height
+        free = (
+            own is None and Purpose.UPDATE not in self._signed and max(self._given_up, self._announced_until) < height
+        )
         able = self.synced and self.diverged is None and self.driver.silent is None
         return able and free and self.training.wants(height)
 

@@ -169,32 +169,6 @@ async def meet(
     return hostile
 
 
-@asynccontextmanager
-async def listening(chain_id: bytes, *, identity: transport.Identity) -> AsyncIterator[tuple[int, list[Hostile]]]:
-    """A hostile peer that is dialed: its port, and one ``Hostile`` for each connection so far."""
-    met: list[Hostile] = []
-    async with trio.open_nursery() as nursery:
-
-        async def accept(tcp: trio.SocketStream) -> None:
-            introduction = Introduction(
-                identity=identity,
-                tls=tls_identity(identity),
-                chain_id=ChainId(chain_id),
-                record=None,
-                remote=SOMEWHERE,
-                local=SOMEWHERE,
-                expected=None,
-                admit=lambda key, is_client: None,
-            )
-            met.append(Hostile(await establish(tcp, introduction, is_client=False), identity))
-            await met[-1].run()
-
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, accept, [listener])
-        yield listener.socket.getsockname()[1], met
-        nursery.cancel_scope.cancel()
-
-
 # --- the victims -----------------------------------------------------------------------------------------------------------------
 
 
@@ -236,4 +210,4 @@ def strangers(count: int) -> list[transport.Identity]:
     return [transport.Identity(hashlib.sha256(b"stranger %d" % number).digest()) for number in range(count)]
 
 
-__all__ = ["Hostile", "frame", "identities", "listening", "living", "make_node", "meet", "said", "signed", "status"]
+__all__ = ["Hostile", "frame", "identities", "living", "make_node", "meet", "said", "signed", "status"]

@@ -4,6 +4,7 @@ Each test is a class of lies, told over real connections (``hostile``) to a real
 bounds, never a speed.
 """
 
+import contextlib
 import os
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ import trio
 
 import consensus
 import transport
+from p2pnode import catchup, gossip
 from p2pnode.config import Endpoint
 from p2pnode.node import Node
 from p2pnode.wire import FrameKind, Method
@@ -395,3 +397,41 @@ async def test_votes_of_impossible_heights_and_views(tmp_path):
         four.agree()
         assert not any(traitor.ended.is_set() for traitor in traitors)
         assert all(node.view.health().verdict != "halted" for node in four.honest)
+
+
+# --- who joins, or comes back ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_joiner_follows_its_bootstrap_node_and_nobody_else(tmp_path):
+    founders, others = identities(1), identities(3)[1:]
+    founder = make_node(tmp_path / "founder", founders[0], make_genesis(founders))
+    elsewhere = make_genesis([others[0]])
+    async with living(founder):
+        await until(lambda: height(founder) >= 3)
+        reach = (Endpoint("127.0.0.1", port(founder)),)
+        network = founder.genesis.chain_id.hex()
+        joiner = make_node(tmp_path / "joiner", others[1], None, bootstrap=reach, network=network)
+        async with living(joiner), trio.open_nursery() as nursery:
+            await until(lambda: joiner.bound is not None)
+            for _ in range(3):  # they dial the joiner, say that they are of another network, and hand out its genesis
+                with contextlib.suppress(DialError):
+                    enemy = await meet(port(joiner), elsewhere.chain_id, nursery)
+                    enemy.answers[Method.GENESIS] = lambda _: elsewhere.to_bytes()
+            await until(lambda: height(joiner) >= 3)
+            assert joiner.genesis.chain_id == founder.genesis.chain_id
+            nursery.cancel_scope.cancel()
+
+
+async def test_silent_claims_keep_no_node_from_coming_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(gossip, "ASK_SECONDS_MAX", 1.0)
+    monkeypatch.setattr(catchup, "DOUBT_SECONDS", 1.0)  # as in life, no longer than one question takes
+    founders = identities(4)
+    genesis = make_genesis(founders)
+    node = make_node(tmp_path / "home", founders[0], genesis, bootstrap=(Endpoint("127.0.0.1", 1),))
+    async with living(node), trio.open_nursery() as nursery:
+        await until(lambda: node.bound is not None)
+        enemies = [await meet(port(node), genesis.chain_id, nursery) for _ in range(4)]
+        for enemy in enemies:
+            await enemy.send(status(2**62))
+        await until(lambda: node.rounds is not None and node.rounds.synced)
+        nursery.cancel_scope.cancel()

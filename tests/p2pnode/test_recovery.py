@@ -55,5 +55,6 @@ def test_what_was_announced_is_found_by_its_height(rig, tmp_path):
     log.append(contribution_record(rig.gossip.envelope(message), 1))
     log.close()
     found = recovered(rig, path).vote_log.recovered
-    assert list(logged_contributions(found, state.chain_id, height=1)) == [message]
-    assert not list(logged_contributions(found, state.chain_id, height=2))
+    assert list(logged_contributions(found, state.chain_id, first=1)) == [message]
+    assert list(logged_contributions(found, state.chain_id, first=0)) == [message]  # this home's chain was put back
+    assert not list(logged_contributions(found, state.chain_id, first=2))

@@ -69,6 +69,20 @@ async def test_a_restart_says_the_logged_contribution_again_and_signs_no_second(
     assert len([r for r in recover(tmp_path / "votes.log").records if r[:1] == CONTRIBUTION_RECORD]) == 1
 
 
+async def test_a_chain_put_back_signs_nothing_up_to_where_the_log_shows_a_signature(tmp_path):
+    rig = Rig(tmp_path, members=4)
+    later = rig.hold(0, payload(1), height=5)
+    async with rig.running(begins=False):
+        await rig.rounds.restore_contribution(later)
+        rig.rounds.begin()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await rig.rounds.probe()
+        assert not rig.said(consensus.Contribution)
+        rig.rounds.adopt(rig.position_after(5))
+        await until(lambda: rig.said(consensus.Contribution))
+    assert [c.height for c in rig.said(consensus.Contribution)] == [6]
+
+
 async def test_a_restart_that_lost_the_payload_stays_silent_for_that_height(tmp_path):
     """Learning again would sign a second contribution for the slot: proof against ourselves."""
     rig = Rig(tmp_path, members=4)
