@@ -49,6 +49,7 @@ from p2pnode.timings import Timings
 from p2pnode.wakeup import Signal
 from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
+from p2pnode.writing import Writing
 
 LISTED_HEIGHTS = 20  # what a peer's score looks at
 RETRY_SECONDS = 1.0  # until a member's bytes that could not be had are asked for again
@@ -110,6 +111,7 @@ class Rounds:
         self.driver: Driver
         self._house = Housekeeping(parts.store, parts.blobs)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
+        self._writing = Writing(parts.blobs, lambda: self.pool, self.changed)
         self._signed: set[Purpose] = set()  # what this node has put its name to at the open height
         self._announced_until = 0  # up to this height we may have announced what we no longer know
         self._started = 0
@@ -307,19 +309,6 @@ class Rounds:
         self.pool.hold(Held(contribution, payload, time.monotonic()))
         self.changed.fire()
 
-    async def write_forever(self) -> None:
-        """All listed bytes must be on the disk before our COMMIT, so the disk begins while we still collect."""
-        blobs = self.parts.blobs
-        while True:
-            held = [entry.contribution.payload_digest for entry in self.pool.held()]
-            if fresh := [digest for digest in held if not blobs.is_durable(digest)]:
-                try:
-                    await trio.to_thread.run_sync(blobs.make_durable, fresh)
-                    continue
-                except FileNotFoundError:
-                    pass  # a sweep took the same bytes away: they are written again before our COMMIT
-            await self.changed.wait()
-
     async def collect_forever(self) -> None:
         """Start each height at the moment that ``collect`` names."""
         while True:
@@ -411,7 +400,7 @@ class Rounds:
         candidate = await self._candidates.of(contributions, [entry.payload for entry in held])
         if request.height != self.pool.height:
             return None
-        await self._make_durable(held)
+        await self._writing.finish(held)
         root = consensus.Digest(candidate.root)
         return consensus.build_block(request.template, contributions=contributions, model_root=root)
 
@@ -457,21 +446,7 @@ class Rounds:
         block = self.driver.block(block_hash)
         if block is not None:
             held = [self.pool.find(contribution) for contribution in block.contributions]
-            await self._make_durable([entry for entry in held if entry is not None])
-
-    async def _make_durable(self, held: Sequence[Held]) -> None:
-        """Written again where a sweep took the same bytes away meanwhile: they are here in memory."""
-        blobs = self.parts.blobs
-        missing = {e.contribution.payload_digest: e.payload for e in held}
-        missing = {digest: payload for digest, payload in missing.items() if not blobs.is_durable(digest)}
-
-        def write() -> None:
-            for digest, payload in missing.items():
-                blobs.put(payload, digest)
-            blobs.make_durable(list(missing))
-
-        if missing:
-            await trio.to_thread.run_sync(write)
+            await self._writing.finish([entry for entry in held if entry is not None])
 
     async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
         """More than two thirds committed this block: make it durable, then become the model that it names."""
@@ -569,7 +544,7 @@ class Rounds:
             self._fetching = nursery
             task_status.started()
             nursery.start_soon(self.learn_forever)
-            nursery.start_soon(self.write_forever)
+            nursery.start_soon(self._writing.run)
             nursery.start_soon(self.collect_forever)
 
     # --- what others are told, and what the rest of the node asks ------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""Payloads on their way to the disk: as early as possible, and at the latest before a COMMIT answers for them.
+
+What it is: when bytes are flushed. What it is not: where they lie (``blobs``) or which are wanted (``rounds``).
+"""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from p2pnode.blobs import Blobs
+from p2pnode.pool import Held, Pool
+from p2pnode.wakeup import Signal
+
+
+class Writing:
+    """Of the open pool; ``changed`` tells when it holds more."""
+
+    def __init__(self, blobs: Blobs, pool: Callable[[], Pool], changed: Signal) -> None:
+        self._blobs = blobs
+        self._pool = pool
+        self._changed = changed
+
+    async def run(self) -> None:
+        """All listed bytes must be on the disk before our COMMIT, so the disk begins while we still collect. Until cancelled."""
+        while True:
+            held = [entry.contribution.payload_digest for entry in self._pool().held()]
+            if fresh := [digest for digest in held if not self._blobs.is_durable(digest)]:
+                try:
+                    await trio.to_thread.run_sync(self._blobs.make_durable, fresh)
+                    continue
+                except FileNotFoundError:
+                    pass  # a sweep took the same bytes away: they are written again before our COMMIT
+            await self._changed.wait()
+
+    async def finish(self, held: Sequence[Held]) -> None:
+        """Return when all of these survive a loss of power. Written again where a sweep took them away: they are here in memory."""
+        blobs = self._blobs
+        payloads = {entry.contribution.payload_digest: entry.payload for entry in held}
+        missing = {digest: payload for digest, payload in payloads.items() if not blobs.is_durable(digest)}
+
+        def write() -> None:
+            for digest, payload in missing.items():
+                blobs.put(payload, digest)
+            blobs.make_durable(list(missing))
+
+        if missing:
+            await trio.to_thread.run_sync(write)
