@@ -154,6 +154,7 @@ class CatchUp:
             if time.monotonic() - behind_since < PATIENCE_SECONDS:
                 continue
             after = await self.advance(before, target)
+            await trio.lowlevel.checkpoint_if_cancelled()  # a thread may have kept us past the end of the rounds
             follower.adopt(after)
             if after.state.height == before.state.height:
                 follower.known_height = follower.position().state.height  # a claim that nobody could prove is forgotten

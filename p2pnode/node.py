@@ -202,7 +202,6 @@ class Node:
             partial(self._make_driver, rounds, gossip, catchup)
         )
         await nursery.start(rounds.run)
-        nursery.start_soon(driver.run)
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
         gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
         await self._resume(rounds, driver)

@@ -539,10 +539,14 @@ class Rounds:
         await trio.to_thread.run_sync(partial(self._house.sweep, state.height, held, is_open=may_be_needed))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The tasks of a round, until cancelled."""
+        """The tasks of a round, until cancelled.
+
+        The driver among them: what it is carrying out when the end comes may start tasks here, so it must not outlive this nursery.
+        """
         async with trio.open_nursery() as nursery:
             self._fetching = nursery
             task_status.started()
+            nursery.start_soon(self.driver.run)
             nursery.start_soon(self.learn_forever)
             nursery.start_soon(self._writing.run)
             nursery.start_soon(self.collect_forever)

@@ -156,7 +156,6 @@ class Rig:
     async def running(self, *, begins: bool = True) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.rounds.run)
-            nursery.start_soon(self.driver.run)
             if begins:
                 self.rounds.begin()
             yield
