@@ -23,6 +23,7 @@ from transport.limits import LEAF_BYTES
 
 MODELS_KEPT = 4  # the agreed model, the one before it, a candidate, and a snapshot that a joiner reads
 NEWEST_BYTES_MAX = 32 << 20  # one round of 32 members with a million parameters; larger payloads are read from the disk
+SERVING_THREADS_MAX = 8  # of the forty: however many peers read, our own writes do not wait for a thread behind them
 LEAF_LISTS_KEPT = 32  # 32 bytes a leaf: 2 KiB for a model of a million parameters, 16 MiB for one of eight billion
 
 
@@ -228,14 +229,17 @@ class Served:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._threads = trio.CapacityLimiter(SERVING_THREADS_MAX)
 
     async def leaf_hashes(self, digest: bytes) -> list[bytes] | None:
         known = self._blobs.known_leaf_hashes(digest)
-        return known if known is not None else await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest)
+        if known is not None:
+            return known
+        return await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest, limiter=self._threads)
 
     async def read(self, digest: bytes, first: int, count: int) -> bytes | memoryview | None:
         start, size = first * LEAF_BYTES, count * LEAF_BYTES
         newest = self._blobs.newest(digest)
         if newest is not None:
             return memoryview(newest)[start : start + size]
-        return await trio.to_thread.run_sync(self._blobs.read, digest, start, size)
+        return await trio.to_thread.run_sync(self._blobs.read, digest, start, size, limiter=self._threads)

@@ -41,6 +41,8 @@ from p2pnode.wire import (
     encode_snapshots,
 )
 
+BLOCK_SECONDS_MAX = 2.0  # a decision waits for this one, and every signer has it: 128 KiB over half a Mbit/s
+SERVING_THREADS_MAX = 4  # of the forty: whoever asks much waits for itself, and no vote waits for a thread behind it
 ASK_SECONDS_MAX = 10.0  # a page of blocks over 7 Mbit/s; then another peer is asked
 Block = tuple[consensus.Block, consensus.CommitCertificate]
 
@@ -75,6 +77,7 @@ class Gossip:
         self._log = log
         self._bad_messages = Refusals(log, "message refused")
         self._bad_frames = Refusals(log, "frame refused")
+        self._serving = trio.CapacityLimiter(SERVING_THREADS_MAX)
         self._status: Status | None = None
         self._offered: consensus.Contribution | None = None
 
@@ -243,7 +246,10 @@ class Gossip:
             if holder not in connected:
                 continue
             try:
-                block = consensus.Block.decode(await self._ask(holder, Method.BLOCK, block_hash, BLOCK_BYTES_MAX))
+                answer = await self._ask(
+                    holder, Method.BLOCK, block_hash, BLOCK_BYTES_MAX, seconds_max=BLOCK_SECONDS_MAX
+                )
+                block = consensus.Block.decode(answer)
             except (transport.RequestFailed, consensus.Malformed):
                 continue
             if block.hash == block_hash:
@@ -285,9 +291,12 @@ class Gossip:
                 return replica, await trio.to_thread.run_sync(first_difference, own, replica)
             await trio.sleep(1)
 
-    async def _ask(self, peer: bytes, method: Method, body: bytes, bytes_max: int) -> bytes:
+    async def _ask(
+        self, peer: bytes, method: Method, body: bytes, bytes_max: int, *, seconds_max: float | None = None
+    ) -> bytes:
+        seconds = ASK_SECONDS_MAX if seconds_max is None else seconds_max
         return await self._swarm.request(
-            transport.PublicKey(peer), method, body, timeout_seconds=ASK_SECONDS_MAX, response_bytes_max=bytes_max
+            transport.PublicKey(peer), method, body, timeout_seconds=seconds, response_bytes_max=bytes_max
         )
 
     # --- answering -------------------------------------------------------------------------------------------------------------------
@@ -302,11 +311,11 @@ class Gossip:
                     first, count = decode_blocks_request(body)
                 except Malformed as problem:
                     raise transport.RequestRefused(str(problem)) from None
-                return await trio.to_thread.run_sync(self._page, first, count)
+                return await trio.to_thread.run_sync(self._page, first, count, limiter=self._serving)
             case Method.BLOCK:
                 return await self._block(body)
             case Method.SNAPSHOTS:
-                return encode_snapshots(await trio.to_thread.run_sync(self._models))
+                return encode_snapshots(await trio.to_thread.run_sync(self._models, limiter=self._serving))
             case _:
                 raise transport.RequestRefused(f"unknown method 0x{method:02x}")
 
@@ -317,7 +326,7 @@ class Gossip:
         block = self.undecided_block(block_hash)
         if block is not None:
             return block.encode()
-        encoded = await trio.to_thread.run_sync(self._store.block_with_hash, block_hash)
+        encoded = await trio.to_thread.run_sync(self._store.block_with_hash, block_hash, limiter=self._serving)
         if encoded is None:
             raise transport.RequestRefused("no such block here")
         return encoded

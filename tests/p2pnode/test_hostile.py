@@ -22,6 +22,7 @@ import transport
 from p2pnode import catchup, gossip
 from p2pnode.config import Endpoint
 from p2pnode.node import Node
+from p2pnode.store import Store
 from p2pnode.wire import FrameKind, Method
 from tests.p2pnode.hostile import (
     Hostile,
@@ -37,7 +38,7 @@ from tests.p2pnode.hostile import (
     status,
     strangers,
 )
-from tests.p2pnode.little import contribution, identities, make_genesis, payload, sign
+from tests.p2pnode.little import Chain, contribution, identities, make_genesis, payload, sign
 from transport import limits
 from transport.establish import DialError
 from transport.framing import Kind
@@ -222,7 +223,8 @@ async def test_questions_without_end_and_answers_never_read(tmp_path):
         await deaf.aclose()
 
 
-async def test_more_peers_than_there_is_room_for(tmp_path):
+async def test_more_peers_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "PEERS_MAX", 20)  # fewer, for the time that handshakes take
     async with alone(tmp_path / "home") as scene:
         with pytest.raises(DialError, match="this node itself"):
             await scene.enemy(identity=scene.node.identity)
@@ -336,20 +338,19 @@ async def test_a_proposer_that_lists_what_nobody_can_have(tmp_path):
             traitor.mute = True
         calm = tasks()
         turns = 0
-        while turns < 2:
+        while turns < 1:
             state = four.honest[0].rounds.state
             if state.membership.current.proposer(state.height + 1, 0) == four.identity.public_key:
                 turns += 1
-                authors = strangers(60 if turns == 1 else 500)
                 listed = [
                     contribution(author, state, payload(1), payload_digest=consensus.Digest(os.urandom(32)))
-                    for author in authors
+                    for author in strangers(60)
                 ]
                 bad = said(proposal(four, state, listed, root=b"\1" * 32), four.chain_id)
                 for traitor in traitors:
                     await traitor.send(bad)
             await until(lambda state=state: all(height(node) > state.height for node in four.honest))
-        await four.go_on(3)
+        await four.go_on(1)
         four.agree()
         assert tasks() < calm + 300
 
@@ -358,7 +359,7 @@ async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
     async with three_of_four(tmp_path) as four:
         traitors = await four.traitors()
         me = consensus.PublicKey(four.identity.public_key)
-        for _ in range(12):
+        for _ in range(6):
             state = four.honest[0].rounds.state
             for number, traitor in enumerate(traitors):
                 name = consensus.Digest(bytes([number + 1]) * 32)
@@ -372,7 +373,7 @@ async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
                 for vote in (prepare, commit):
                     await traitor.send(said(sign(four.identity, four.chain_id, vote), four.chain_id))
             await until(lambda state=state: all(height(node) > state.height for node in four.honest))
-        await four.go_on(2)
+        await four.go_on(1)
         four.agree()
         accused = {key for node in four.honest for key, _, _, _ in node.store.evidence()}
         assert accused == {four.identity.public_key}
@@ -393,7 +394,7 @@ async def test_votes_of_impossible_heights_and_views(tmp_path):
                     attachment = bytes(8) if kind == 0x13 else b""
                     for traitor in traitors:
                         await traitor.send(signed(four.identity, text, attachment), signed(stranger, text, attachment))
-        await four.go_on(4)
+        await four.go_on(1)
         four.agree()
         assert not any(traitor.ended.is_set() for traitor in traitors)
         assert all(node.view.health().verdict != "halted" for node in four.honest)
@@ -434,4 +435,24 @@ async def test_silent_claims_keep_no_node_from_coming_back(tmp_path, monkeypatch
         for enemy in enemies:
             await enemy.send(status(2**62))
         await until(lambda: node.rounds is not None and node.rounds.synced)
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_a_lost_vote_log_no_claim_makes_the_silence_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(gossip, "ASK_SECONDS_MAX", 0.2)
+    chain = Chain(4).grow(2)
+    node = make_node(tmp_path / "home", chain.founders[0], chain.genesis, bootstrap=(Endpoint("127.0.0.1", 1),))
+    store = Store(node.home.chain, chain.genesis.chain_id)
+    for block, certificate in chain.decided:
+        store.put_block(block, certificate, {"height": block.height})
+    store.close()
+    for data in chain.payloads.values():
+        node.blobs.put(data)
+    async with living(node), trio.open_nursery() as nursery:
+        await until(lambda: node.bound is not None)
+        for identity in (None, chain.founders[3]):  # a stranger, and one member where two are needed to be believed
+            enemy = await meet(port(node), chain.genesis.chain_id, nursery, identity=identity)
+            await enemy.send(status(2**62))
+        await until(lambda: node.driver is not None)
+        assert "observing until height 4 is decided" in node.driver.silent
         nursery.cancel_scope.cancel()
