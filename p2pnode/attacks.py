@@ -10,7 +10,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,6 +73,12 @@ class SilentGossip(Gossip):
         pass
 
     def broadcast_certificate(self, certificate: consensus.Certificate) -> None:
+        pass
+
+    def send(self, to: Sequence[bytes], message: consensus.Message) -> None:
+        pass
+
+    def tell(self, peer: bytes, things: Sequence[consensus.Message | consensus.Certificate]) -> None:
         pass
 
 
