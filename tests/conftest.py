@@ -1,13 +1,6 @@
-"""What every test shares: ``--long`` runs also the tests that take minutes, and helpers are imported as ``tests.<folder>.<helper>``."""
-
-import sys
-from pathlib import Path
+"""What every test shares: ``--long`` runs also the tests that take minutes."""
 
 import pytest
-
-ROOT = str(Path(__file__).resolve().parents[1])
-if ROOT not in sys.path:  # pytest puts it there only when it is started as a module
-    sys.path.insert(0, ROOT)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,16 +1,10 @@
-"""Lets the tests of this folder import their helpers as `tests.transport...`, however pytest was started."""
+"""Real nodes on loopback, for every test that wants some."""
 
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-
-from tests.transport.net import Network, open_network  # noqa: E402  (needs the path)
+from tests.transport.net import Network, open_network
 
 
 @pytest.fixture
