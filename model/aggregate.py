@@ -9,7 +9,7 @@ that is a million times too long moves the model no further than an honest one; 
     returned: (A + 2^11) >> 12             units of 2^-40,                            |A| <= 127 * 2^44
 
 The multiplier weight * W << (e + 40) is at most 2^56, and every partial sum of A obeys A's own bound, so int64 never
-wraps. Consensus rule; `tests/model/test_aggregate.py` holds two twins (torch, Python integers) and the extremes.
+wraps. Consensus rule; `tests/model/test_exactness.py` holds two twins (torch, Python integers) and the extremes.
 """
 
 from collections.abc import Iterator, Sequence

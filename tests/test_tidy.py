@@ -191,6 +191,28 @@ def test_no_file_names_a_place_on_one_machine_or_a_package_server() -> None:
     assert not found
 
 
+# A file of this repository as prose and comments name it, and any document.
+REFERENCE = re.compile(
+    r"(?<![\w/.])(?:(?:consensus|transport|model|cuda_ext|p2pnode|tests|docs|scripts)/(?:\w+/)*[\w-]+\.(?:py|md|txt)|[A-Z]{4,}\.md)\b"
+)
+
+
+def test_every_file_that_is_named_exists() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = tracked_files()
+    known = {path.relative_to(ROOT).as_posix() for path in tracked}
+    known |= {path.name for path in tracked if path.suffix == ".md"}
+    dead = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in tracked
+        if path.suffix in (".py", ".md", ".toml") and path != Path(__file__)
+        for name in REFERENCE.findall(path.read_text(encoding="utf-8"))
+        if name not in known
+    }
+    assert not dead
+
+
 def test_scripts_can_be_run() -> None:
     """Those with a leading underscore are sourced."""
     scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.name.startswith("_")]
