@@ -214,9 +214,8 @@ class Driver:
             self._note_sent(message)
             self._voice.broadcast(message)
 
-    async def _carry_out(
-        self, effect: consensus.Effect
-    ) -> None:  # one flat table of effects: splitting it would hide the order
+    async def _carry_out(self, effect: consensus.Effect) -> None:
+        """One flat table of effects: splitting it would hide the order."""
         match effect:
             case consensus.Persist():
                 raise consensus.LocalFault("records are made durable in _carry_out_all")

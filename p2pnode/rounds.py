@@ -58,14 +58,13 @@ CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering
 
 @dataclass(slots=True)
 class Training:
-    """What the operator wants: train until a height (``None``: for ever), and whether at all."""
+    """What the operator wants: train until a height (``None``: for ever), and whether at all. And what came of it so far."""
 
     on: bool
     until_height: int | None = None
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    first_step: float | None = None
     loss: float | None = None
     loss_height: int = 0
     validation_loss: float | None = None
@@ -141,7 +140,6 @@ class Rounds:
         """H local steps from the agreed model; ``None`` when the height was decided without us or training was paused."""
         training, base = self.training, self.replica
         began = time.monotonic()
-        training.first_step = training.first_step or began
         self.timings.learning(height, began)
 
         def stop() -> bool:
@@ -205,9 +203,7 @@ class Rounds:
     async def probe(self) -> int:
         """Announce a payload of the model's size that changes nothing (``test``). Returns the height that carries it."""
         height = self.state.height + 1
-        seed = height ^ int.from_bytes(
-            self.parts.me[:4], "big"
-        )  # any number will do; different nodes send different bytes
+        seed = height ^ int.from_bytes(self.parts.me[:4], "big")  # so that different nodes send different bytes
         payload = await trio.to_thread.run_sync(compression.probe, self.parts.layout, seed)
         await self._announce(height, payload, Purpose.PROBE)
         return height

@@ -259,9 +259,9 @@ class View:
 
     def _compute_fraction(self) -> float | None:
         training, rounds = self._node.training, self._node.rounds
-        if rounds is None or training.first_step is None or rounds.timings.last_decision is None:
+        if rounds is None or rounds.timings.first_step is None or rounds.timings.last_decision is None:
             return None
-        elapsed = rounds.timings.last_decision - training.first_step
+        elapsed = rounds.timings.last_decision - rounds.timings.first_step
         return min(1.0, training.seconds / elapsed) if elapsed > 0 else None
 
     def _members_reachable(self) -> int:
@@ -288,9 +288,7 @@ def own_host(wildcard: str) -> str:
     family, somewhere = (socket.AF_INET6, "2001:db8::1") if ":" in wildcard else (socket.AF_INET, "192.0.2.1")
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(
-                (somewhere, 9)
-            )  # documentation addresses (RFC 5737, 3849); a datagram socket only looks up a route
+            probe.connect((somewhere, 9))  # addresses of documentation (RFC 5737, 3849): only a route is looked up
         except OSError:
             return socket.gethostname()
         return str(probe.getsockname()[0])

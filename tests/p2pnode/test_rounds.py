@@ -95,7 +95,7 @@ async def test_a_restart_that_lost_the_payload_stays_silent_for_that_height(tmp_
         await again.rounds.restore_contribution(first)
         again.rounds.begin()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert not again.said(consensus.Contribution) and again.rounds.training.first_step is None
+        assert not again.said(consensus.Contribution) and again.rounds.timings.first_step is None
         again.rounds.adopt(again.position_after(1))
         await until(lambda: again.said(consensus.Contribution))  # the next height is another slot
     assert [c.height for c in again.said(consensus.Contribution)] == [2]
@@ -127,7 +127,7 @@ async def test_who_may_not_sign_does_not_learn_either(tmp_path, why):
         rig.driver._revival = Revival(2, lambda: rig.driver.engine, "lost")
     async with rig.running():
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert rig.rounds.training.first_step is None
+        assert rig.rounds.timings.first_step is None
         await rig.rounds.probe()
     assert not rig.said(consensus.Contribution)
 
