@@ -355,9 +355,26 @@ async def test_a_proposer_that_lists_what_nobody_can_have(tmp_path):
         assert tasks() < calm + 300
 
 
+async def impossible_votes(four: Four, traitors: list[Hostile]) -> None:
+    """Of heights and views that nobody has reached, or ever will."""
+    stranger = strangers(1)[0]
+    for at in (0, 1, height(four.honest[0]) + 2, 10**6, 2**62, 2**63, 2**64 - 1):
+        for view in (0, 1, 63, 2**31 - 1, 2**31, 2**32 - 1):
+            for kind, body in (
+                (0x11, b"\1" * 32 + b"\xff" * 4),
+                (0x12, b"\1" * 32),
+                (0x13, b"\xff" * 4 + bytes(32)),
+            ):
+                text = statement(four.chain_id, kind, at, view, body)
+                attachment = bytes(8) if kind == 0x13 else b""
+                for traitor in traitors:
+                    await traitor.send(signed(four.identity, text, attachment), signed(stranger, text, attachment))
+
+
 async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
     async with three_of_four(tmp_path) as four:
         traitors = await four.traitors()
+        await impossible_votes(four, traitors)
         me = consensus.PublicKey(four.identity.public_key)
         for _ in range(6):
             state = four.honest[0].rounds.state
@@ -375,29 +392,10 @@ async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
             await until(lambda state=state: all(height(node) > state.height for node in four.honest))
         await four.go_on(1)
         four.agree()
-        accused = {key for node in four.honest for key, _, _, _ in node.store.evidence()}
-        assert accused == {four.identity.public_key}
-
-
-async def test_votes_of_impossible_heights_and_views(tmp_path):
-    async with three_of_four(tmp_path) as four:
-        traitors = await four.traitors()
-        stranger = strangers(1)[0]
-        for at in (0, 1, height(four.honest[0]) + 2, 10**6, 2**62, 2**63, 2**64 - 1):
-            for view in (0, 1, 63, 2**31 - 1, 2**31, 2**32 - 1):
-                for kind, body in (
-                    (0x11, b"\1" * 32 + b"\xff" * 4),
-                    (0x12, b"\1" * 32),
-                    (0x13, b"\xff" * 4 + bytes(32)),
-                ):
-                    text = statement(four.chain_id, kind, at, view, body)
-                    attachment = bytes(8) if kind == 0x13 else b""
-                    for traitor in traitors:
-                        await traitor.send(signed(four.identity, text, attachment), signed(stranger, text, attachment))
-        await four.go_on(1)
-        four.agree()
         assert not any(traitor.ended.is_set() for traitor in traitors)
         assert all(node.view.health().verdict != "halted" for node in four.honest)
+        accused = {key for node in four.honest for key, _, _, _ in node.store.evidence()}
+        assert accused == {four.identity.public_key}
 
 
 # --- who joins, or comes back ----------------------------------------------------------------------------------------------------
