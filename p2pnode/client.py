@@ -47,9 +47,9 @@ class Client:
     def evidence(self) -> list[Json]:
         return cast(list[Json], self._request("GET", "/evidence"))
 
-    def train(self, rounds: int | None = None) -> Json:
-        """Contribute until ``rounds`` heights from now, or without end."""
-        return cast(Json, self._request("POST", "/train", {"rounds": rounds}))
+    def train(self, rounds: int | None = None, *, since: int | None = None) -> Json:
+        """Contribute until ``rounds`` heights after ``since`` (by default from now), or without end."""
+        return cast(Json, self._request("POST", "/train", {"rounds": rounds, "since": since}))
 
     def pause(self) -> Json:
         return cast(Json, self._request("POST", "/pause"))

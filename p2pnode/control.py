@@ -45,7 +45,7 @@ class ControlTarget(Protocol):
     def trace(self, height: int) -> Answer | None: ...
     def log(self, last: int) -> list[Answer]: ...
     def evidence(self) -> list[Answer]: ...
-    async def train(self, rounds: int | None) -> Answer: ...
+    async def train(self, rounds: int | None, *, since: int | None = None) -> Answer: ...
     async def pause(self) -> Answer: ...
     async def test(self) -> Answer: ...
     async def evaluate(self) -> Answer: ...
@@ -149,14 +149,16 @@ def _trace(target: ControlTarget, height: int) -> Answer:
 
 
 async def _train(target: ControlTarget, body: Mapping[str, Any]) -> Answer:
-    rounds = body.get("rounds")
-    if rounds is not None and (
-        isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= ROUNDS_MAX
-    ):
-        raise _Refused(
-            400, f"rounds: {rounds!r} is not valid", f"it takes a whole number from 1 to {ROUNDS_MAX}, or null"
-        )
-    return await target.train(rounds)
+    rounds = _whole_number(body, "rounds", low=1, high=ROUNDS_MAX)
+    since = _whole_number(body, "since", low=0, high=HEIGHT_MAX - ROUNDS_MAX)
+    return await target.train(rounds, since=since)
+
+
+def _whole_number(body: Mapping[str, Any], key: str, *, low: int, high: int) -> int | None:
+    value = body.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+        raise _Refused(400, f"{key}: {value!r} is not valid", f"it takes a whole number from {low} to {high}, or null")
+    return value
 
 
 _READS: Mapping[str, Callable[[ControlTarget, Mapping[str, str]], object]] = {

@@ -125,10 +125,10 @@ class View:
 
     # --- commands --------------------------------------------------------------------------------------------------------------------
 
-    async def train(self, rounds: int | None) -> Answer:
-        """Contribute, for ever or until height now + N."""
+    async def train(self, rounds: int | None, *, since: int | None = None) -> Answer:
+        """Contribute, for ever or until ``since`` + N, where ``since`` is the height of the moment unless the caller names one."""
         training = self._node.training
-        height = self._running().state.height
+        height = self._running().state.height if since is None else since
         training.on, training.until_height = True, None if rounds is None else height + rounds
         self._told()
         return {"training": self._training_state(), "until_height": training.until_height}

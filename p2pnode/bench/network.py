@@ -148,9 +148,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _train_until(client: Client, height: int) -> None:
-    """``train N`` counts from the height of the moment, so ask until what the node understood is this height."""
-    while (now := client.status())["height"] < height and now["training"]["until_height"] != height:
-        client.train(height - now["height"])
+    client.train(height, since=0)
 
 
 def _status(client: Client) -> Json:

@@ -221,7 +221,7 @@ async def _evaluate(run: Run, node: Node) -> float | None:
 
 
 async def _order_training(run: Run, node: Node) -> None:
-    """``train N`` counts from the height of the moment, so ask until what the node understood is our target."""
+    """Tell a node how far to train, until it has heard."""
     target = run.options.rounds
     questions = run.questions[node.index]
     while node.running:
@@ -229,7 +229,7 @@ async def _order_training(run: Run, node: Node) -> None:
         if status is not None:
             if status.height >= target or status.until_height == target:
                 return
-            await questions.train(target - status.height)
+            await questions.train(target)
         await trio.sleep(VICTIM_POLL_SECONDS)
 
 

@@ -40,7 +40,8 @@ class Questions:
         return await _ask(lambda: float(self._client.evaluate()["validation_loss"]))
 
     async def train(self, rounds: int) -> None:
-        await _ask(lambda: self._client.train(rounds))
+        """Until this height, whatever the node's is at the moment: an order that arrives late must not count from there."""
+        await _ask(lambda: self._client.train(rounds, since=0))
 
 
 async def _ask(question: Callable[[], T]) -> T | None:

@@ -100,9 +100,12 @@ class Target:
     def evidence(self) -> list[dict[str, Any]]:
         raise ZeroDivisionError("a bug of ours")
 
-    async def train(self, rounds: int | None) -> dict[str, Any]:
+    async def train(self, rounds: int | None, *, since: int | None = None) -> dict[str, Any]:
         self.calls.append(("train", rounds))
-        return {"state": "training", "until_height": None if rounds is None else 12 + rounds}
+        return {
+            "state": "training",
+            "until_height": None if rounds is None else (12 if since is None else since) + rounds,
+        }
 
     async def pause(self) -> dict[str, Any]:
         self.calls.append("pause")

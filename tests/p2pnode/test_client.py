@@ -27,6 +27,7 @@ def test_every_read(node: RunningNode) -> None:
 def test_every_command(node: RunningNode) -> None:
     client = node.client
     assert client.train(3)["until_height"] == 15
+    assert client.train(3, since=0)["until_height"] == 3
     assert client.pause() == {"state": "paused"}
     with pytest.raises(UserError, match="one probe") as caught:
         client.test()
