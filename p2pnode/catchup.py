@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
@@ -24,9 +24,10 @@ from model.replica import Replica
 from p2pnode.blobs import Blobs
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import Genesis
-from p2pnode.gossip import Gossip
+from p2pnode.gossip import Gossip, decision
 from p2pnode.logs import Logger
 from p2pnode.store import Store
+from p2pnode.timings import round_facts
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
@@ -208,7 +209,7 @@ class CatchUp:
             if why is not None:
                 raise Malformed(f"block {state.height + 1}: {why}")
             state = state.after(block, certificate)
-            self._store.put_block(block, certificate, followed(block, certificate))
+            self._store.put_block(block, certificate, round_facts(block, certificate))
         return state
 
     async def _take_model(self, position: Position) -> Position:
@@ -329,14 +330,6 @@ class CatchUp:
         self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
 
 
-def decision(encoded: bytes) -> consensus.CommitCertificate:
-    """An encoded certificate that decides a block. Raises Malformed."""
-    certificate = consensus.decode_certificate(encoded)
-    if not isinstance(certificate, consensus.CommitCertificate):
-        raise consensus.Malformed("not a commit certificate")
-    return certificate
-
-
 def decision_problem(
     block: consensus.Block, certificate: consensus.CommitCertificate, state: consensus.ChainState
 ) -> str | None:
@@ -354,22 +347,3 @@ def following(recent: tuple[frozenset[bytes], ...], block: consensus.Block) -> t
     """Who contributed to the last two heights that had contributions, after one more block."""
     listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
     return (*recent[-1:], listed) if listed else recent
-
-
-def followed(block: consensus.Block, certificate: consensus.CommitCertificate) -> dict[str, Any]:
-    """The row of a round that this node took from others: its facts, and no timings."""
-    updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
-    return {
-        "height": block.height,
-        "view": certificate.view,
-        "model_root": block.header.model_root.hex(),
-        "block": block.hash.hex(),
-        "proposer": transport.node_id(block.header.proposer),
-        "contributions": len(updates),
-        "probes": len(block.contributions) - len(updates),
-        "contributors": [transport.node_id(c.author) for c in updates],
-        "payload_bytes": sum(c.payload_bytes for c in updates),
-        "listed": False,
-        "loss": None,
-        "seconds": {},
-    }

@@ -354,11 +354,16 @@ def read_page(body: bytes) -> list[Block]:
     """Decode a page of blocks. Raises Malformed of either package."""
     page = []
     for encoded, certificate in decode_blocks(body):
-        decided = consensus.decode_certificate(certificate)
-        if not isinstance(decided, consensus.CommitCertificate):
-            raise Malformed("a block without its commit certificate")
-        page.append((consensus.Block.decode(encoded), decided))
+        page.append((consensus.Block.decode(encoded), decision(certificate)))
     return page
+
+
+def decision(encoded: bytes) -> consensus.CommitCertificate:
+    """An encoded certificate that decides a block. Raises Malformed."""
+    certificate = consensus.decode_certificate(encoded)
+    if not isinstance(certificate, consensus.CommitCertificate):
+        raise consensus.Malformed("not a commit certificate")
+    return certificate
 
 
 def first_difference(own: Replica, certified: Replica) -> str:

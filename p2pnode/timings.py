@@ -58,24 +58,11 @@ class Timings:
         self, block: consensus.Block, certificate: consensus.CommitCertificate, times: PhaseTimes, *, me: bytes
     ) -> dict[str, Any]:
         """The row of a round at the moment of its decision."""
-        header = block.header
         self._decided = now = times.decided or time.monotonic()
         self.last_decision = now
-        updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
-        return {
-            "height": block.height,
-            "view": certificate.view,
-            "model_root": header.model_root.hex(),
-            "block": block.hash.hex(),
-            "proposer": node_id(header.proposer),
-            "contributions": len(updates),
-            "probes": len(block.contributions) - len(updates),
-            "contributors": [node_id(c.author) for c in updates],
-            "payload_bytes": sum(c.payload_bytes for c in updates),
-            "listed": any(c.author == me for c in updates),
-            "loss": self._loss,
-            "seconds": self._seconds(times, now),
-        }
+        listed = any(c.author == me and c.purpose is Purpose.UPDATE for c in block.contributions)
+        row = round_facts(block, certificate)
+        return {**row, "listed": listed, "loss": self._loss, "seconds": self._seconds(times, now)}
 
     def applied(self, row: dict[str, Any]) -> dict[str, Any]:
         """The same row once the new model stands."""
@@ -93,3 +80,22 @@ class Timings:
         parts = dict(zip(PARTS, lengths, strict=True))
         agree = parts["fetch_and_check"] + parts["prepare"] + parts["commit"]
         return {**parts, "apply": 0.0, "total": decided - self.opened, "agree": agree}
+
+
+def round_facts(block: consensus.Block, certificate: consensus.CommitCertificate) -> dict[str, Any]:
+    """The row of a round as everybody has it; of one that this node took from others, all that it knows."""
+    updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
+    return {
+        "height": block.height,
+        "view": certificate.view,
+        "model_root": block.header.model_root.hex(),
+        "block": block.hash.hex(),
+        "proposer": node_id(block.header.proposer),
+        "contributions": len(updates),
+        "probes": len(block.contributions) - len(updates),
+        "contributors": [node_id(c.author) for c in updates],
+        "payload_bytes": sum(c.payload_bytes for c in updates),
+        "listed": False,
+        "loss": None,
+        "seconds": {},
+    }

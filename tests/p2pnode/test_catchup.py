@@ -8,8 +8,9 @@ import consensus
 import transport
 from consensus import Purpose
 from p2pnode import catchup as catchup_module
-from p2pnode.catchup import decision_problem, followed, following
+from p2pnode.catchup import decision_problem, following
 from p2pnode.errors import SetUpError
+from p2pnode.timings import round_facts
 from p2pnode.wire import Method, encode_blocks, encode_snapshots
 from tests.p2pnode.little import Chain, certify, identities, until
 from tests.p2pnode.rig import Peer, network
@@ -310,6 +311,6 @@ def test_who_took_part_lately():
 
 
 def test_a_round_taken_from_others_has_facts_and_no_timings():
-    row = followed(*CHAIN.decided[2])
+    row = round_facts(*CHAIN.decided[2])
     assert row["height"] == 3 and row["contributions"] == 2 and row["seconds"] == {} and row["loss"] is None
     assert all(c.purpose is Purpose.UPDATE for c in CHAIN.decided[2][0].contributions)

@@ -102,9 +102,9 @@ async def test_rounds_and_their_traces(home):
 
 
 def test_the_trace_of_a_round_taken_from_others():
-    from p2pnode.catchup import followed
+    from p2pnode.timings import round_facts
 
-    rows = trace_rows(followed(*Chain(4).grow(1).decided[0]))
+    rows = trace_rows(round_facts(*Chain(4).grow(1).decided[0]))
     assert [row["step"] for row in rows] == STEPS
     assert rows[1]["value"] == "not by this node" and all(row["seconds"] is None for row in rows)
 
