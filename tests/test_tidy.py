@@ -237,6 +237,12 @@ def readme_commands() -> list[list[str]]:
     return [re.split(r"\s+#", line)[0].split() for line in lines]
 
 
+def test_the_readmes_map_names_every_module_of_the_daemon() -> None:
+    words = set(re.findall(r"\b\w+\.py\b", (ROOT / "README.md").read_text(encoding="utf-8")))
+    modules = {path.name for path in (ROOT / "p2pnode").glob("*.py") if not path.name.startswith("__")}
+    assert modules <= words, f"not in the README: {sorted(modules - words)}"
+
+
 def test_every_command_line_of_the_readme_exists() -> None:
     from typer.main import get_command
 
