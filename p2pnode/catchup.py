@@ -19,6 +19,7 @@ import trio
 import consensus
 import transport
 from consensus import Purpose
+from model import compression
 from model.errors import PayloadError, SnapshotError
 from model.replica import Replica
 from p2pnode.blobs import Blobs
@@ -281,6 +282,8 @@ class CatchUp:
         weights = consensus.weights(block.contributions, position.state.membership.current)
         if not any(weights):
             return position.replica
+        if any(c.payload_bytes != compression.payload_bytes(position.replica.layout) for c in block.contributions):
+            raise _dishonest(block)
         payloads = []
         for contribution in block.contributions:
             payload = await trio.to_thread.run_sync(self._blobs.get, contribution.payload_digest)
@@ -299,7 +302,7 @@ class CatchUp:
         try:
             replica = await trio.to_thread.run_sync(partial(position.replica.apply, payloads, weights))
         except PayloadError as problem:
-            raise consensus.LocalFault(f"a certified payload does not decode here: {problem}") from problem
+            raise _dishonest(block) from problem
         root = await trio.to_thread.run_sync(self._blobs.model_root, replica)
         if root == block.header.model_root:
             return replica
@@ -328,6 +331,14 @@ class CatchUp:
         self._doubted_until = {key: until for key, until in self._doubted_until.items() if key in here}
         self._doubted_until[peer] = time.monotonic() + DOUBT_SECONDS
         self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
+
+
+def _dishonest(block: consensus.Block) -> SetUpError:
+    """More than two thirds, or one that decides alone, put their names to bytes that are no payload: nothing here can follow them."""
+    return SetUpError(
+        f"this network certified a payload at height {block.height} that is none",
+        "its members are dishonest or run another program; another --home joins another network",
+    )
 
 
 def decision_problem(

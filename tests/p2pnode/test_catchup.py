@@ -11,8 +11,8 @@ from p2pnode import catchup as catchup_module
 from p2pnode.catchup import decision_problem, following
 from p2pnode.errors import SetUpError
 from p2pnode.timings import round_facts
-from p2pnode.wire import Method, encode_blocks, encode_snapshots
-from tests.p2pnode.little import Chain, certify, identities, until
+from p2pnode.wire import Method, Role, Status, encode_blocks, encode_snapshots
+from tests.p2pnode.little import PAYLOAD_BYTES, Chain, certify, contribution, identities, payload, until
 from tests.p2pnode.rig import Peer, network
 
 CHAIN = Chain(4).grow(6)
@@ -314,3 +314,35 @@ def test_a_round_taken_from_others_has_facts_and_no_timings():
     row = round_facts(*CHAIN.decided[2])
     assert row["height"] == 3 and row["contributions"] == 2 and row["seconds"] == {} and row["loss"] is None
     assert all(c.purpose is Purpose.UPDATE for c in CHAIN.decided[2][0].contributions)
+
+
+def certified(listed):
+    """A block that its committee of one signed, whatever it lists."""
+    state = LONELY.state
+    template = consensus.BlockTemplate(state, state.membership.current.members[0])
+    block = consensus.build_block(template, contributions=[listed], model_root=consensus.Digest(b"\4" * 32))
+    return block, certify(LONELY.founders, LONELY.genesis.chain_id, block)
+
+
+LONELY = Chain(1)
+RUBBISH = b"\xff" * PAYLOAD_BYTES
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        contribution(LONELY.founders[0], LONELY.state, RUBBISH),
+        contribution(LONELY.founders[0], LONELY.state, payload(1), payload_bytes=2**60),
+    ],
+)
+async def test_a_network_that_certifies_rubbish_is_one_line_and_costs_no_memory(tmp_path, listed):
+    them, me = Peer(tmp_path / "them", LONELY, seed=91), Peer(tmp_path / "me", LONELY, seed=92)
+    them.store.put_block(*certified(listed), {"height": 1})
+    them.blobs.put(RUBBISH)
+    async with network(them, me):
+        status = Status(height=1, model_root=b"\4" * 32, role=Role.MEMBER, learning=0)
+        them.gossip.tell_status(status)
+        await until(lambda: me.gossip.statuses)
+        catchup, position = me.catch_up()
+        with pytest.raises(SetUpError, match="certified a payload at height 1 that is none"):
+            await catchup.advance(position, 1)
