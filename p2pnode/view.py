@@ -312,7 +312,7 @@ def trace_rows(row: Mapping[str, Any]) -> list[Answer]:
         line("learn", "model/trainer", loss, "learn"),
         line("shrink", "model/compression", "payload, part of learn", None),
         line("announce", "p2pnode/rounds", "listed" if row["listed"] else "not listed", None),
-        line("propose", "p2pnode/rounds", f"{row['contributions']} contributions by {row['proposer'][:12]}", "propose"),
+        line("propose", "p2pnode/rounds", f"{row['contributions']} listed by {row['proposer'][:12]}", "propose"),
         line("prepare", "consensus", f"root {row['model_root'][:16]} recomputed", "fetch_and_check"),
         line("commit", "consensus", f"view {row['view']}", "commit"),
         line("decide", "p2pnode/store", f"block {row['block'][:16]}", "agree"),
