@@ -454,7 +454,8 @@ class Rounds:
         replica = await self._reproduce(block)
         if replica is None:
             return  # catch-up was quicker than the payloads
-        await trio.lowlevel.checkpoint_if_cancelled()  # threads end their work before we leave; then nothing may be started
+        # Threads end their work before we leave; then nothing may be started any more.
+        await trio.lowlevel.checkpoint_if_cancelled()
         round_ = self.timings.applied(round_)
         self._fetching.start_soon(trio.to_thread.run_sync, self.parts.store.amend_round, block.height, round_)
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
