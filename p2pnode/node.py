@@ -13,6 +13,7 @@ peers' chain, and only then a voice in agreement.
 import os
 import signal
 import time
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ __all__ = ["Kit", "Node", "run"]
 
 SHUTDOWN_SECONDS_MAX = 1.5  # of the two that Ctrl-C may take; then the process leaves as it is
 TEND_SECONDS = 1.0  # the swarm is told of a change at once, but not more often than this
+EARLY_MAX = 256  # contributions heard before this node has rounds; four for each member of a full committee
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Node:
         self.gossip: Gossip | None = None
         self.vote_log: VoteLog
         self.failures: dict[transport.Address, str] = {}
+        self.early: deque[consensus.Contribution] = deque(maxlen=EARLY_MAX)
 
     async def main(self) -> int:
         """Until a signal or ``stop``; returns the exit code."""
@@ -198,6 +201,8 @@ class Node:
         position = await trio.to_thread.run_sync(catchup.load, first_model)
         position = await catchup.reach(position, patient=bool(self.config.bootstrap))
         rounds = self.rounds = self._make_rounds(genesis, trainer, position)
+        while self.early:
+            rounds.heard(self.early.popleft())
         driver = self.driver = rounds.driver = await trio.to_thread.run_sync(
             partial(self._make_driver, rounds, gossip, catchup)
         )
@@ -340,8 +345,12 @@ class Node:
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))
 
     def _hear(self, message: consensus.Message) -> None:
-        if isinstance(message, consensus.Contribution) and self.rounds is not None:
-            self.rounds.heard(message)
+        """What is said while this node is still starting is not said again: the transport takes a copy within a second for an echo."""
+        if isinstance(message, consensus.Contribution):
+            if self.rounds is not None:
+                self.rounds.heard(message)
+            else:
+                self.early.append(message)
 
     async def _tend_swarm(self, rounds: Rounds) -> None:
         """Whom to dial, and how eagerly, follows the committee; round trips go to the engine's timeouts, the address book to disk."""
