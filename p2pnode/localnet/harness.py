@@ -35,6 +35,7 @@ from p2pnode.store import Store
 
 POLL_SECONDS = 0.2
 POLL_SECONDS_PER_NODE = 0.05  # from five nodes on, the harness asks each of them less often
+HEIGHTS_WHILE_DOWN = 2  # the round that was hit, and one more without the victim
 VICTIM_POLL_SECONDS = 0.01  # the shortest phases last a few times this
 START_SECONDS_MAX = 180.0  # eight processes that import torch on two busy cores take about thirty
 STALL_SECONDS_MAX = 180.0  # three times the round_seconds_max of a genesis
@@ -70,6 +71,7 @@ class Run:
         self.nodes = nodes
         self.shown = shown
         self.questions = {node.index: Questions(node.home) for node in nodes}
+        self.trained_until = options.rounds
         self.latest: dict[int, Status | None] = {node.index: None for node in nodes}
         self.last_words: dict[int, Status] = {}
         self.evidence_seen: set[EvidenceRow] = set()
@@ -222,15 +224,22 @@ async def _evaluate(run: Run, node: Node) -> float | None:
 
 async def _order_training(run: Run, node: Node) -> None:
     """Tell a node how far to train, until it has heard."""
-    target = run.options.rounds
     questions = run.questions[node.index]
     while node.running:
         status = await questions.status()
         if status is not None:
-            if status.height >= target or status.until_height == target:
+            if status.height >= run.options.rounds or status.until_height == run.trained_until:
                 return
-            await questions.train(target)
+            await questions.train(run.trained_until)
         await trio.sleep(VICTIM_POLL_SECONDS)
+
+
+async def _order_everybody(run: Run, height: int) -> None:
+    """All nodes that run train until this height from now on."""
+    run.trained_until = height
+    async with trio.open_nursery() as nursery:
+        for node in run.nodes:
+            nursery.start_soon(_order_training, run, node)
 
 
 class _Killing:
@@ -244,6 +253,7 @@ class _Killing:
         )
         self._chain_id = genesis.parse(run.nodes[0].home.genesis.read_bytes()).chain_id
         self.over = not self._plan
+        self._left = len(self._plan)  # kills that nobody waits for yet
 
     async def carry_out(self) -> None:
         down = trio.Semaphore(self._run.options.down_max)
@@ -251,6 +261,7 @@ class _Killing:
             for planned in self._plan:
                 await down.acquire()
                 node = self._run.nodes[planned.index]
+                self._left -= 1
                 if await self._wait_for_the_moment(planned, node):
                     nursery.start_soon(self._strike, planned, node, down)
                 else:
@@ -276,6 +287,10 @@ class _Killing:
         run.latest[node.index] = None
         height, phase = self._what_was_hit(node, said)
         run.shown.note(f"killed {node.name} at height {height} ({phase})")
+        if self._left:
+            # Rounds of a very small model are quicker than a start: the others wait, so that the next kill finds a round to hit.
+            reached = max(run.height(other) for other in run.honest)
+            await _order_everybody(run, min(reached + HEIGHTS_WHILE_DOWN, run.options.rounds))
         await trio.sleep(planned.seconds_down)
         await run.fleet.start(node)
         came_back = await self._comes_back(node)
@@ -287,6 +302,7 @@ class _Killing:
             run.shown.note(f"{node.name} is back after {seconds_down:.1f} s")
             await _order_training(run, node)
             await self._catches_up(node)
+            await _order_everybody(run, run.options.rounds)
         down.release()
 
     def _what_was_hit(self, node: Node, said: Status) -> tuple[int, str]:
