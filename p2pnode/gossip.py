@@ -20,7 +20,7 @@ import transport
 from consensus import Purpose
 from model.replica import Replica
 from p2pnode.blobs import Blobs
-from p2pnode.genesis import GENESIS_BYTES_MAX, Genesis
+from p2pnode.genesis import Genesis
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
 from p2pnode.store import Store
@@ -370,8 +370,3 @@ def first_difference(own: Replica, certified: Replica) -> str:
     """The first tensor in which two models differ."""
     differs = (own.theta != certified.theta).nonzero()[0]
     return own.layout.locate(int(differs[0])) if len(differs) else "outer momentum"
-
-
-def genesis_request() -> tuple[int, int]:
-    """Method and answer bound of the question that a joiner asks first."""
-    return Method.GENESIS, GENESIS_BYTES_MAX
