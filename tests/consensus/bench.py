@@ -32,8 +32,8 @@ from consensus import (
     ViewStatus,
 )
 from consensus.votes import commit_statement, prepare_statement
-from tests.consensus.simulation.keys import IssuedSignatures, key
-from tests.consensus.simulation.ledger import CHAIN_ID, block_on, contribution, genesis
+from p2pnode.simulation.keys import IssuedSignatures, key
+from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution, genesis
 
 T = TypeVar("T")
 

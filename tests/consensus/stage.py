@@ -50,8 +50,8 @@ from consensus import (
     ViewStatus,
 )
 from consensus.record import content_of
-from tests.consensus.simulation.keys import IssuedSignatures, key
-from tests.consensus.simulation.ledger import CHAIN_ID, block_on, contribution, genesis, root_is_right
+from p2pnode.simulation.keys import IssuedSignatures, key
+from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution, genesis, root_is_right
 
 
 class Actor:

@@ -8,9 +8,9 @@ import pytest
 from consensus import Block, BlockTemplate, ChainState, Digest, LocalFault, Malformed, Purpose, build_block, check_block
 from consensus.block import contributions_hash, evidence_hash
 from consensus.limits import CONTRIBUTIONS_PER_BLOCK_MAX
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import CHAIN_ID, ROOT_0, contribution, genesis
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import CHAIN_ID, ROOT_0, contribution, genesis
 from tests.consensus.test_membership import double_contribution
 
 BENCH = Bench()

@@ -7,9 +7,9 @@ import pytest
 from consensus import NIL, Committee, Digest, Malformed, check_certificate, decode_certificate
 from consensus.certificate import Certificate
 from consensus.limits import MEMBERS_MAX
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import CHAIN_ID
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import CHAIN_ID
 
 BENCH = Bench()
 BLOCK = BENCH.block(1, 0, 1)

@@ -36,9 +36,9 @@ from consensus import (
     ViewStatus,
 )
 from consensus.limits import VIEWS_KEPT_MAX, WAITING_PER_MEMBER_MAX
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import block_on, contribution
 from tests.consensus.bench import Bench, of, said
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import block_on, contribution
 
 
 def fire(kind: str, view: int, height: int = 1) -> TimerFired:

@@ -6,9 +6,9 @@ import pytest
 
 from consensus import Digest, Evidence, Malformed, Purpose, check_evidence
 from consensus.evidence import evidence_of
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import CHAIN_ID, contribution
 
 BENCH = Bench()
 BLOCK, OTHER = BENCH.block(1, 1), BENCH.block(1, 2)

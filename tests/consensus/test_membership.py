@@ -8,9 +8,9 @@ from consensus import Committee, Contribution, Malformed, Membership, Purpose, R
 from consensus.evidence import evidence_of
 from consensus.limits import CANDIDATES_MAX, EVIDENCE_AGE_HEIGHTS_MAX
 from consensus.membership import evidence_problem
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import CHAIN_ID, contribution
 
 
 def committee(n: int) -> Committee:

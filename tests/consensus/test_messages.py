@@ -22,9 +22,9 @@ from consensus import (
 )
 from consensus.encoding import DOMAIN
 from consensus.record import content_of, record_of_block, record_of_certificate, record_of_vote
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import CHAIN_ID, contribution
 
 BENCH = Bench()
 BLOCK = BENCH.block(1, 0, 1, 2)

@@ -1,13 +1,15 @@
-"""Every broken rule is noticed by the lock-step scenarios; those that need time or certificates, by the simulation."""
+"""Every broken rule (in height.py, journal.py, tally.py and others) is noticed by the lock-step scenarios; those that need time or
+certificates, by the simulation.
+"""
 
 import pytest
 
 from consensus.engine import Engine
 from consensus.facts import Facts
-from tests.consensus.simulation import lockstep, world
-from tests.consensus.simulation.mutants import MUTANTS
-from tests.consensus.simulation.options import drawn
-from tests.consensus.simulation.witness import Violation
+from p2pnode.simulation import lockstep, world
+from p2pnode.simulation.mutants import MUTANTS
+from p2pnode.simulation.options import drawn
+from p2pnode.simulation.witness import Violation
 
 BUDGET = 300
 

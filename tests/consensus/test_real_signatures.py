@@ -27,7 +27,7 @@ from consensus import (
     build_block,
     decode_message,
 )
-from tests.consensus.simulation.ledger import CHAIN_ID, ROOT_0, model_root
+from p2pnode.simulation.ledger import CHAIN_ID, ROOT_0, model_root
 
 
 def verify(author: PublicKey, statement: bytes, signature: Signature) -> bool:

@@ -1,13 +1,17 @@
-"""Whole networks under faults, one seed each. A failure prints its Options; `world.run(drawn(seed))` replays it."""
+"""Whole networks under faults, one seed each. A failure prints its Options; `world.run(drawn(seed))` replays it.
+
+The parts: p2pnode.simulation's world.py, process.py, attacks.py and lockstep.py.
+"""
 
 from dataclasses import replace
 
 import pytest
 
-from tests.consensus.simulation import lockstep, world
-from tests.consensus.simulation.options import ATTACKS, Options, drawn
+from p2pnode.simulation import attacks, lockstep, process, world
+from p2pnode.simulation.options import ATTACKS, Options, drawn
 
 CHUNK = 50
+assert attacks.Traitor and process.Process
 
 
 @pytest.mark.parametrize("first", range(0, 400, CHUNK))

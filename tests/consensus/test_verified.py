@@ -3,7 +3,7 @@
 from consensus import PublicKey, Signature
 from consensus.limits import VERIFIED_SIGNATURES_MAX
 from consensus.verified import VerifiedSignatures
-from tests.consensus.simulation.keys import IssuedSignatures, key
+from p2pnode.simulation.keys import IssuedSignatures, key
 
 ME = key(1)
 

@@ -6,9 +6,9 @@ from consensus.identifiers import NIL
 from consensus.limits import EVIDENCE_AGE_HEIGHTS_MAX, WAITING_PER_MEMBER_MAX
 from consensus.suspicion import Suspicion
 from consensus.waiting import Waiting
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import contribution
 from tests.consensus.bench import Bench
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import contribution
 from tests.consensus.test_membership import double_contribution
 
 

@@ -4,8 +4,7 @@ Each mutant patches the running code, named after what it forgets. Never import 
 """
 
 from collections.abc import Callable
-
-import pytest
+from typing import Any
 
 from consensus import NIL, Persist
 from consensus.certificate import PrepareCertificate
@@ -18,7 +17,7 @@ from consensus.journal import Journal
 from consensus.tally import Poll
 from consensus.votes import NO_VIEW
 
-Mutant = Callable[[pytest.MonkeyPatch], None]
+Mutant = Callable[[Any], None]
 MUTANTS: dict[str, Mutant] = {}
 
 

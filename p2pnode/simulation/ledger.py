@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from consensus import Block, BlockTemplate, ChainState, Contribution, Digest, Purpose, Rules, build_block
-from tests.consensus.simulation.keys import IssuedSignatures, key
+from p2pnode.simulation.keys import IssuedSignatures, key
 
 CHAIN_ID = Digest(hashlib.sha256(b"a chain for tests").digest())
 ROOT_0 = Digest(hashlib.sha256(b"the first model").digest())

@@ -28,12 +28,12 @@ from consensus import (
     decode_certificate,
     decode_message,
 )
-from tests.consensus.simulation.attacks import Thing, Traitor
-from tests.consensus.simulation.keys import IssuedSignatures
-from tests.consensus.simulation.ledger import CHAIN_ID, genesis
-from tests.consensus.simulation.options import Options
-from tests.consensus.simulation.process import Died, Process
-from tests.consensus.simulation.witness import Violation, Witness
+from p2pnode.simulation.attacks import Thing, Traitor
+from p2pnode.simulation.keys import IssuedSignatures
+from p2pnode.simulation.ledger import CHAIN_ID, genesis
+from p2pnode.simulation.options import Options
+from p2pnode.simulation.process import Died, Process
+from p2pnode.simulation.witness import Violation, Witness
 
 
 class World:

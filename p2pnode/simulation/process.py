@@ -36,11 +36,11 @@ from consensus import (
     check_block,
     check_certificate,
 )
-from tests.consensus.simulation.keys import key
-from tests.consensus.simulation.ledger import block_on, contribution, root_is_right
+from p2pnode.simulation.keys import key
+from p2pnode.simulation.ledger import block_on, contribution, root_is_right
 
 if TYPE_CHECKING:
-    from tests.consensus.simulation.world import World
+    from p2pnode.simulation.world import World
 
 
 class Died(Exception):

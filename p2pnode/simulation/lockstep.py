@@ -37,9 +37,9 @@ from consensus import (
     TimerKind,
     ViewStatus,
 )
-from tests.consensus.simulation.keys import IssuedSignatures, key
-from tests.consensus.simulation.ledger import CHAIN_ID, block_on, contribution, genesis, root_is_right, wrong_root
-from tests.consensus.simulation.witness import Violation, Witness
+from p2pnode.simulation.keys import IssuedSignatures, key
+from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution, genesis, root_is_right, wrong_root
+from p2pnode.simulation.witness import Violation, Witness
 
 VIEWS = 4
 

@@ -23,8 +23,8 @@ from consensus import (
     check_evidence,
 )
 from consensus.record import content_of
-from tests.consensus.simulation.keys import IssuedSignatures
-from tests.consensus.simulation.ledger import CHAIN_ID, root_is_right
+from p2pnode.simulation.keys import IssuedSignatures
+from p2pnode.simulation.ledger import CHAIN_ID, root_is_right
 
 
 class Violation(AssertionError):

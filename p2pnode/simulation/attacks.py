@@ -26,10 +26,10 @@ from consensus import (
     ViewCertificate,
     ViewStatus,
 )
-from tests.consensus.simulation.ledger import CHAIN_ID, block_on, contribution
+from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution
 
 if TYPE_CHECKING:
-    from tests.consensus.simulation.process import Process
+    from p2pnode.simulation.process import Process
 
 Thing = Message | PrepareCertificate | CommitCertificate | ViewCertificate | Evidence
 Sent = Iterable[tuple[Thing, float]]
