@@ -12,7 +12,6 @@ peers' chain, and only then a voice in agreement.
 
 import os
 import signal
-import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -44,12 +43,14 @@ from p2pnode.lag import Lag
 from p2pnode.logs import get_logger
 from p2pnode.recovery import Standing, logged_contributions, take_up
 from p2pnode.repl import run_repl_in_thread
-from p2pnode.rounds import Parts, Rounds, Training
+from p2pnode.rounds import Parts, Rounds
 from p2pnode.store import Store
+from p2pnode.training import Training
 from p2pnode.view import View
 from p2pnode.wal import VoteLog, recover
 from p2pnode.wire import FrameKind
 from p2pnode.worker import Worker
+from transport.machine import in_thread
 
 __all__ = ["Kit", "Node", "run"]
 
@@ -85,7 +86,7 @@ class Node:
         self.genesis: Genesis | None = founding.read_genesis(home.genesis) if home.initialised else None
         self.training = Training(on=config.train)
         self.stopping = trio.Event()
-        self.started = time.monotonic()
+        self.started = trio.current_time()
         self.pid = os.getpid()
         self.bound: transport.Address | None = None
         self.lag = Lag()
@@ -192,20 +193,18 @@ class Node:
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
         text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
         make = partial(self._make_trainer, genesis, text)
-        trainer, first_model = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
+        trainer, first_model = await in_thread(make, abandon_on_cancel=True)
         if self.bound is not None:
-            await trio.to_thread.run_sync(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
+            await in_thread(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
         catchup = self.catchup = CatchUp(
             genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
         )
-        position = await trio.to_thread.run_sync(catchup.load, first_model)
+        position = await in_thread(catchup.load, first_model)
         position = await catchup.reach(position, patient=bool(self.config.bootstrap))
         rounds = self.rounds = self._make_rounds(genesis, trainer, position)
         while self.early:
             rounds.heard(self.early.popleft())
-        driver = self.driver = rounds.driver = await trio.to_thread.run_sync(
-            partial(self._make_driver, rounds, gossip, catchup)
-        )
+        driver = self.driver = rounds.driver = await in_thread(partial(self._make_driver, rounds, gossip, catchup))
         await nursery.start(rounds.run)
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
         gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
@@ -340,7 +339,7 @@ class Node:
         assert self.store is not None
         chain_id, first = rounds.state.chain_id, rounds.state.height + 1
         for contribution in logged_contributions(self.vote_log.recovered, chain_id, first=first):
-            await rounds.restore_contribution(contribution)
+            await rounds.offering.restore(contribution)
         for proof in self.store.evidence_proofs():
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))
 
@@ -365,7 +364,7 @@ class Node:
                 await rounds.changed.wait()
             saved = self.swarm.book.dump()
             if saved != self.store.note("peers"):
-                await trio.to_thread.run_sync(self.store.put_note, "peers", saved)
+                await in_thread(self.store.put_note, "peers", saved)
             await trio.sleep(TEND_SECONDS)
 
     def bootstrap_failure(self) -> str | None:

@@ -1,7 +1,7 @@
 """One round as a story, from the batch to the new model; read it from top to bottom (the README's table has the same steps).
 
-    learn      H local steps from M(h-1) in the worker thread                      learn_forever
-    announce   payload durable, CONTRIBUTION logged, then signed and sent         _announce
+    learn      H local steps from M(h-1) in the worker thread                      Offering.learn_forever
+    announce   payload durable, CONTRIBUTION logged, then signed and sent         Offering
     collect    fetch what others announce; start the height when it is time        heard, collect_forever
     propose    list what is held, aggregate, name the root                        build
     prepare    hold every listed byte, recompute, compare the root                check
@@ -15,10 +15,9 @@ thread; whatever takes long runs in a thread and returns bytes, digests or a new
 
 import contextlib
 import math
-import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,50 +27,34 @@ import consensus
 import transport
 from consensus import Purpose
 from model import compression
-from model.config import CODECS
-from model.errors import NonFiniteError, PayloadError
+from model.errors import PayloadError
 from model.layout import Layout
 from model.replica import Replica
-from model.trainer import Trainer, Update
+from model.trainer import Trainer
 from p2pnode.blobs import Blobs
 from p2pnode.candidates import Candidates
 from p2pnode.catchup import Position, following
 from p2pnode.collect import Collecting, start_moment
 from p2pnode.delays import Delays
-from p2pnode.driver import Driver, contribution_record
+from p2pnode.driver import Driver
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.housekeeping import Housekeeping
 from p2pnode.logs import Logger
+from p2pnode.offering import Offering
 from p2pnode.pool import STRANGERS_MAX, Held, Pool
 from p2pnode.store import Store
 from p2pnode.timings import Timings
+from p2pnode.training import Training
 from p2pnode.wakeup import Signal
 from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
 from p2pnode.writing import Writing
+from transport.machine import in_thread
 
 LISTED_HEIGHTS = 20  # what a peer's score looks at
 RETRY_SECONDS = 1.0  # until a member's bytes that could not be had are asked for again
 CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
-
-
-@dataclass(slots=True)
-class Training:
-    """What the operator wants: train until a height (``None``: for ever), and whether at all. And what came of it so far."""
-
-    on: bool
-    until_height: int | None = None
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    loss: float | None = None
-    loss_height: int = 0
-    validation_loss: float | None = None
-    validation_root: bytes = b""
-
-    def wants(self, height: int) -> bool:
-        return self.on and (self.until_height is None or height <= self.until_height)
 
 
 @dataclass(slots=True)
@@ -89,7 +72,6 @@ class Parts:
     log: Logger
     layout: Layout
     trainer_file: Path
-    claims: dict[bytes, int] = field(default_factory=dict)
 
 
 class Rounds:
@@ -111,123 +93,15 @@ class Rounds:
         self._house = Housekeeping(parts.store, parts.blobs)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._writing = Writing(parts.blobs, lambda: self.pool, self.changed)
-        self._signed: set[Purpose] = set()  # what this node has put its name to at the open height
-        self._announced_until = 0  # up to this height we may have announced what we no longer know
         self._started = 0
-        self._settled: tuple[int, bool] | None = None
-        self._given_up = 0
         self._wanted = 0
         self._pending_since: float | None = None
         self._fetching: trio.Nursery
         self._later: dict[tuple[bytes, Purpose], consensus.Contribution] = {}
         self._underway: set[trio.CancelScope] = set()
+        self.claims: dict[bytes, int] = {}  # heights that a node said it is learning without delivering
         self.pool = self._new_pool()
-
-    # --- learn and announce -----------------------------------------------------------------------------------------------------
-
-    async def learn_forever(self) -> None:
-        """Learn every height that this node is to contribute to, one at a time."""
-        while True:
-            height = self.state.height + 1
-            if not self._due(height):
-                await self.changed.wait()
-                continue
-            update = await self._learn(height)
-            if update is not None and self.state.height + 1 == height:
-                await self._announce(height, update.payload, Purpose.UPDATE)
-
-    async def _learn(self, height: int) -> Update | None:
-        """H local steps from the agreed model; ``None`` when the height was decided without us or training was paused."""
-        training, base = self.training, self.replica
-        began = time.monotonic()
-        self.timings.learning(height, began)
-
-        def stop() -> bool:
-            return self.state.height + 1 != height or not training.wants(height)
-
-        def progress(step: int, _: float) -> None:
-            training.step = step
-
-        self.tell_status()
-        settled, self._settled = self._settled, None
-
-        def learn() -> Update | None:
-            if settled is not None:
-                self.parts.trainer.settle(*settled)
-            return self.parts.trainer.learn(base, height, should_stop=stop, progress=progress)
-
-        try:
-            update = await self.parts.worker.run(learn)
-        except NonFiniteError as problem:
-            self.parts.log.error(
-                "training diverged",
-                height=height,
-                reason=str(problem),
-                hint="moments start anew; the round goes on without us",
-            )
-            self._given_up = height
-            return None
-        training.step = 0
-        training.seconds += time.monotonic() - began
-        if update is not None:
-            training.tokens += update.tokens
-            training.loss, training.loss_height = update.loss, height
-            self.timings.learned(height, time.monotonic(), update.loss)
-        return update
-
-    async def _announce(self, height: int, payload: bytes, purpose: Purpose) -> None:
-        """Bytes durable, then the signature durable, then the announcement: a restart never signs a second one for this height."""
-        digest = await trio.to_thread.run_sync(self.parts.blobs.put_durably, payload)
-        pool = self.pool
-        if pool.height != height or height <= self._announced_until or purpose in self._signed:
-            return
-        if pool.own(self.parts.me, purpose) is not None:
-            return
-        self._signed.add(purpose)
-        contribution = self.parts.gossip.sign_contribution(
-            height=height,
-            base_root=self.state.model_root,
-            payload_digest=digest,
-            payload_bytes=len(payload),
-            codec=CODECS[self.parts.genesis.training.codec],
-            purpose=purpose,
-        )
-        if pool.announce(contribution) is not None:
-            return
-        durable = await self.driver.append(contribution_record(self.parts.gossip.envelope(contribution), height))
-        if not durable or pool is not self.pool:
-            return  # unsaid, or decided meanwhile without us
-        self._hold(contribution, payload)
-        self.parts.gossip.broadcast(contribution)
-
-    async def probe(self) -> int:
-        """Announce a payload of the model's size that changes nothing (``test``). Returns the height that carries it."""
-        height = self.state.height + 1
-        seed = height ^ int.from_bytes(self.parts.me[:4], "big")  # so that different nodes send different bytes
-        payload = await trio.to_thread.run_sync(compression.probe, self.parts.layout, seed)
-        await self._announce(height, payload, Purpose.PROBE)
-        return height
-
-    async def restore_contribution(self, contribution: consensus.Contribution) -> None:
-        """After a restart: what was logged for the open height is said again, or nothing is."""
-        if contribution.height != self.pool.height:
-            # The chain on this disk is older than the log. What was signed in between may have left the log since.
-            self._announced_until = max(self._announced_until, contribution.height)
-            return
-        self._signed.add(contribution.purpose)
-        payload = await trio.to_thread.run_sync(self.parts.blobs.get, contribution.payload_digest)
-        if payload is None or self.pool.announce(contribution) is not None:
-            return
-        self._hold(contribution, payload)
-        self.parts.gossip.broadcast(contribution)
-
-    def _due(self, height: int) -> bool:
-        own = self.pool.own(self.parts.me, Purpose.UPDATE)
-        free = (
-            own is None and Purpose.UPDATE not in self._signed and max(self._given_up, self._announced_until) < height
-        )
-        able = self.synced and self.diverged is None and self.driver.silent is None
-        return able and free and self.training.wants(height)
+        self.offering = Offering(self)
 
     # --- collect ------------------------------------------------------------------------------------------------------------------
 
@@ -292,27 +166,27 @@ class Rounds:
             self.parts.blobs.put(payload, contribution.payload_digest)
 
         try:
-            await trio.to_thread.run_sync(keep)
+            await in_thread(keep)
         except PayloadError as problem:
             pool.reject(contribution)
             self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), reason=str(problem))
             return False
-        pool.hold(Held(contribution, payload, time.monotonic()))
+        pool.hold(Held(contribution, payload, trio.current_time()))
         self.changed.fire()
         return True
 
-    def _hold(self, contribution: consensus.Contribution, payload: bytes) -> None:
-        self.pool.hold(Held(contribution, payload, time.monotonic()))
+    def hold(self, contribution: consensus.Contribution, payload: bytes) -> None:
+        self.pool.hold(Held(contribution, payload, trio.current_time()))
         self.changed.fire()
 
     async def collect_forever(self) -> None:
         """Start each height at the moment that ``collect`` names."""
         while True:
             moment = self._start_moment()
-            if moment is not None and moment <= time.monotonic():
+            if moment is not None and moment <= trio.current_time():
                 self._start(self.pool.height)
                 continue
-            with trio.move_on_after(math.inf if moment is None else max(0.0, moment - time.monotonic())):
+            with trio.move_on_after(math.inf if moment is None else max(0.0, moment - trio.current_time())):
                 await self.changed.wait()
 
     def _start_moment(self) -> float | None:
@@ -356,7 +230,7 @@ class Rounds:
             expected = set(frozenset[bytes]().union(*self.recent))
         statuses = self.parts.gossip.statuses
         for peer, status in statuses.items():
-            if status.learning == self.pool.height and self.parts.claims.get(peer, 0) < CLAIMS_MAX:
+            if status.learning == self.pool.height and self.claims.get(peer, 0) < CLAIMS_MAX:
                 expected.add(peer)
             elif status.learning == 0 and status.height == self.state.height:
                 expected.discard(peer)
@@ -381,8 +255,8 @@ class Rounds:
         self.parts.log.warning(
             "evidence", node=transport.short_id(evidence.author), kind=str(evidence.kind), height=evidence.height
         )
-        self._pending_since = self._pending_since or time.monotonic()
-        self._fetching.start_soon(partial(trio.to_thread.run_sync, self.parts.store.put_evidence, [evidence]))
+        self._pending_since = self._pending_since or trio.current_time()
+        self._fetching.start_soon(partial(in_thread, self.parts.store.put_evidence, [evidence]))
         self.changed.fire()
 
     # --- propose and prepare --------------------------------------------------------------------------------------------------------
@@ -450,14 +324,14 @@ class Rounds:
             return
         state = self.state.after(block, certificate)
         round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
-        await trio.to_thread.run_sync(self.parts.store.put_block, block, certificate, round_)
+        await in_thread(self.parts.store.put_block, block, certificate, round_)
         replica = await self._reproduce(block)
         if replica is None:
             return  # catch-up was quicker than the payloads
         # Threads end their work before we leave; then nothing may be started any more.
         await trio.lowlevel.checkpoint_if_cancelled()
         round_ = self.timings.applied(round_)
-        self._fetching.start_soon(trio.to_thread.run_sync, self.parts.store.amend_round, block.height, round_)
+        self._fetching.start_soon(in_thread, self.parts.store.amend_round, block.height, round_)
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
             self._close(block)
             self._become(Position(state, replica, following(self.recent, block)))
@@ -490,7 +364,7 @@ class Rounds:
     def adopt(self, position: Position) -> None:
         """Catch-up moved us on: jump to a later certified state."""
         if position.state.height > self.state.height:
-            self._settled = (self.pool.height, False) if self.pool.own(self.parts.me, Purpose.UPDATE) else self._settled
+            self.offering.closed(self.pool.height, ())
             self._become(position)
             self.driver.deliver(consensus.Synced(position.state))
 
@@ -500,10 +374,8 @@ class Rounds:
         self._count_claims(listed)
         if listed:
             self.listed.append(listed)
-        own = self.pool.own(self.parts.me, Purpose.UPDATE)
-        if own is not None:
-            self._settled = (block.height, own.contribution in block.contributions)
-        self._pending_since = time.monotonic() if self.driver.engine.pending_evidence else None
+        self.offering.closed(block.height, block.contributions)
+        self._pending_since = trio.current_time() if self.driver.engine.pending_evidence else None
 
     def _become(self, position: Position) -> None:
         """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""
@@ -513,7 +385,7 @@ class Rounds:
         self.known_height = max(self.known_height, height)
         self._candidates = Candidates(self.parts.blobs, state, replica)
         self.parts.blobs.keep_model(state.model_root, replica)
-        self._signed.clear()
+        self.offering.opened()
         closed, self.pool = self.pool, self._new_pool()
         for fetch in self._underway:
             fetch.cancel()  # whoever announced it may never answer, and nobody will ask for these bytes
@@ -527,14 +399,14 @@ class Rounds:
         """What a height leaves on disk, and what goes: see ``housekeeping``."""
         state, parts = position.state, self.parts
         snapshot = partial(self._house.keep_snapshot, state.height, state.model_root, position.replica)
-        if await trio.to_thread.run_sync(snapshot):
+        if await in_thread(snapshot):
             await parts.worker.run(partial(parts.trainer.save, parts.trainer_file))
         held = [entry.contribution.payload_digest for entry in closed.held()]
 
         def may_be_needed(digest: bytes) -> bool:
             return self.pool.names(digest)  # the pool of that moment
 
-        await trio.to_thread.run_sync(partial(self._house.sweep, state.height, held, is_open=may_be_needed))
+        await in_thread(partial(self._house.sweep, state.height, held, is_open=may_be_needed))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The tasks of a round, until cancelled.
@@ -545,7 +417,7 @@ class Rounds:
             self._fetching = nursery
             task_status.started()
             nursery.start_soon(self.driver.run)
-            nursery.start_soon(self.learn_forever)
+            nursery.start_soon(self.offering.learn_forever)
             nursery.start_soon(self._writing.run)
             nursery.start_soon(self.collect_forever)
 
@@ -568,7 +440,7 @@ class Rounds:
         return frozenset(self.state.membership.current.members)
 
     def _count_claims(self, listed: frozenset[bytes]) -> None:
-        claims, statuses = self.parts.claims, self.parts.gossip.statuses
+        claims, statuses = self.claims, self.parts.gossip.statuses
         for gone in claims.keys() - statuses.keys():
             del claims[gone]
         for peer, status in statuses.items():

@@ -5,7 +5,6 @@ What it is: read-only descriptions, and the few commands that an operator may gi
 """
 
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -76,7 +75,7 @@ class View:
             "compute_fraction": self._compute_fraction(),
             "evidence": len(self.evidence()),
             "refused": traffic.refused + (driver.counters.refused if driver is not None else 0),
-            "uptime_seconds": time.monotonic() - node.started,
+            "uptime_seconds": trio.current_time() - node.started,
             "home": str(node.home),
             "pid": node.pid,
             "threads": node.config.threads or 1,
@@ -145,9 +144,9 @@ class View:
         rounds = self._running()
         if not self.has_quorum():
             raise UserError(f"no probe now: {self.health().reason}", "p2pnode peers shows who is connected")
-        began = time.monotonic()
-        height = await rounds.probe()
-        announced = time.monotonic() - began
+        began = trio.current_time()
+        height = await rounds.offering.probe()
+        announced = trio.current_time() - began
         with trio.move_on_after(rounds.parts.genesis.round_seconds_max * 2):
             while rounds.state.height < height:
                 await rounds.changed.wait()
@@ -161,7 +160,7 @@ class View:
             "listed": row["probes"] > 0,
             "payload_bytes": rounds.pool_payload_bytes,
             "model_root": row["model_root"],
-            "seconds": {"announce": announced, **row["seconds"], "all": time.monotonic() - began},
+            "seconds": {"announce": announced, **row["seconds"], "all": trio.current_time() - began},
         }
 
     async def evaluate(self) -> Answer:

@@ -20,8 +20,9 @@ from p2pnode.delays import Delays
 from p2pnode.driver import VOTE_RECORD, Driver
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
-from p2pnode.rounds import Parts, Rounds, Training
+from p2pnode.rounds import Parts, Rounds
 from p2pnode.store import Store
+from p2pnode.training import Training
 from p2pnode.wal import VoteLog
 from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker

@@ -1,6 +1,5 @@
 """One round, told by its parts: a real trainer, store, engine and vote log; what peers would say is handed in."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -61,7 +60,7 @@ async def test_a_restart_says_the_logged_contribution_again_and_signs_no_second(
     (first,) = rig.said(consensus.Contribution)
     again = Rig(tmp_path, members=4)
     async with again.running(begins=False):
-        await again.rounds.restore_contribution(first)
+        await again.rounds.offering.restore(first)
         again.rounds.begin()
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert again.said(consensus.Contribution) == [first]
@@ -73,10 +72,10 @@ async def test_a_chain_put_back_signs_nothing_up_to_where_the_log_shows_a_signat
     rig = Rig(tmp_path, members=4)
     later = rig.hold(0, payload(1), height=5)
     async with rig.running(begins=False):
-        await rig.rounds.restore_contribution(later)
+        await rig.rounds.offering.restore(later)
         rig.rounds.begin()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        await rig.rounds.probe()
+        await rig.rounds.offering.probe()
         assert not rig.said(consensus.Contribution)
         rig.rounds.adopt(rig.position_after(5))
         await until(lambda: rig.said(consensus.Contribution))
@@ -92,7 +91,7 @@ async def test_a_restart_that_lost_the_payload_stays_silent_for_that_height(tmp_
     rig.blobs.drop(first.payload_digest)
     again = Rig(tmp_path, members=4)
     async with again.running(begins=False):
-        await again.rounds.restore_contribution(first)
+        await again.rounds.offering.restore(first)
         again.rounds.begin()
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert not again.said(consensus.Contribution) and again.rounds.timings.first_step is None
@@ -128,7 +127,7 @@ async def test_who_may_not_sign_does_not_learn_either(tmp_path, why):
     async with rig.running():
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert rig.rounds.timings.first_step is None
-        await rig.rounds.probe()
+        await rig.rounds.offering.probe()
     assert not rig.said(consensus.Contribution)
 
 
@@ -304,7 +303,7 @@ async def test_nobody_is_waited_for_who_only_claims_to_learn(tmp_path):
     assert liar in rig.rounds._expected()
     del statuses[liar]
     rig.rounds._count_claims(frozenset())
-    assert not rig.rounds.parts.claims  # keys are free: who is gone is forgotten
+    assert not rig.rounds.claims  # keys are free: who is gone is forgotten
     rig.close()
 
 
@@ -329,7 +328,7 @@ async def test_a_height_opens_as_the_record_of_its_time_says(tmp_path):
     rig.close()
 
 
-def test_the_record_of_a_contribution_names_its_height(tmp_path):
+async def test_the_record_of_a_contribution_names_its_height(tmp_path):
     rig = Rig(tmp_path)
     envelope = rig.gossip.envelope(contribution(rig.identity, rig.rounds.state, payload(1)))
     assert contribution_record(envelope, 7) == CONTRIBUTION_RECORD + (7).to_bytes(8, "big") + envelope.encode()
@@ -341,9 +340,9 @@ async def test_evidence_opens_a_height_when_nobody_trains(tmp_path):
     two = [contribution(rig.chain.founders[1], rig.rounds.state, payload(seed)) for seed in (1, 2)]
     rig.gossip.statuses.update({i.public_key: status(0) for i in rig.chain.founders[1:]})
     async with rig.running():
-        before = time.monotonic()
+        before = trio.current_time()
         for message in two:
             rig.driver.deliver(consensus.MessageReceived(message))
         await until(rig.store.evidence)
-        assert before + 3 <= rig.rounds._start_moment() <= time.monotonic() + 3
+        assert before + 3 <= rig.rounds._start_moment() <= trio.current_time() + 3
         assert rig.log.said("evidence")[0]["kind"] == "double_contribution"

@@ -1,0 +1,25 @@
+"""What the operator wants of this node's training, and what came of it so far.
+
+What it is: the one state that ``train`` and ``pause`` change and that ``status`` reads. What it is not: the training itself (``model``) or
+when it is due (``offering``).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Training:
+    """What the operator wants: train until a height (``None``: for ever), and whether at all. And what came of it so far."""
+
+    on: bool
+    until_height: int | None = None
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    loss_height: int = 0
+    validation_loss: float | None = None
+    validation_root: bytes = b""
+
+    def wants(self, height: int) -> bool:
+        return self.on and (self.until_height is None or height <= self.until_height)
