@@ -20,6 +20,7 @@ from model.replica import Replica
 from model.snapshot import read_metadata
 from transport import content
 from transport.limits import LEAF_BYTES
+from transport.machine import in_thread
 
 MODELS_KEPT = 4  # the agreed model, the one before it, a candidate, and a snapshot that a joiner reads
 NEWEST_BYTES_MAX = 32 << 20  # one round of 32 members with a million parameters; larger payloads are read from the disk
@@ -235,11 +236,11 @@ class Served:
         known = self._blobs.known_leaf_hashes(digest)
         if known is not None:
             return known
-        return await trio.to_thread.run_sync(self._blobs.leaf_hashes, digest, limiter=self._threads)
+        return await in_thread(self._blobs.leaf_hashes, digest, limiter=self._threads)
 
     async def read(self, digest: bytes, first: int, count: int) -> bytes | memoryview | None:
         start, size = first * LEAF_BYTES, count * LEAF_BYTES
         newest = self._blobs.newest(digest)
         if newest is not None:
             return memoryview(newest)[start : start + size]
-        return await trio.to_thread.run_sync(self._blobs.read, digest, start, size, limiter=self._threads)
+        return await in_thread(self._blobs.read, digest, start, size, limiter=self._threads)

@@ -12,6 +12,7 @@ import trio
 import consensus
 from model.replica import Replica
 from p2pnode.blobs import Blobs
+from transport.machine import in_thread
 
 CANDIDATES_MAX = 4  # a proposer who changes its mind costs one more computation
 
@@ -56,7 +57,7 @@ class Candidates:
 
         done = self._computing[key] = trio.Event()
         try:
-            candidate = await trio.to_thread.run_sync(compute)
+            candidate = await in_thread(compute)
             while len(self._known) >= CANDIDATES_MAX:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = candidate

@@ -8,7 +8,6 @@ Rules for editing: blocks are durable before the model moves, so the chain on di
 sends something wrong, or nothing, is doubted for a while: it is asked last, and its claims keep nobody waiting.
 """
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from p2pnode.logs import Logger
 from p2pnode.store import Store
 from p2pnode.timings import round_facts
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
+from transport.machine import in_thread
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
 RETRY_SECONDS = 0.25  # until peers that could not help are asked again
@@ -130,7 +130,7 @@ class CatchUp:
 
         ``patient`` waits first for what peers say: a node that was told of peers is not alone.
         """
-        proven, deadline = self.chain.height, time.monotonic() + PATIENCE_SECONDS
+        proven, deadline = self.chain.height, trio.current_time() + PATIENCE_SECONDS
         while True:
             before = position.state.height
             position = await self.advance(position, max(proven, self.claimed()))
@@ -138,7 +138,7 @@ class CatchUp:
                 position.state.height > before
             )  # where nobody takes us further, no claim does: ``follow`` goes on asking
             reached = position.state.height >= proven and not (moved and position.state.height + 1 < self.claimed())
-            if reached and (time.monotonic() > deadline or not patient):
+            if reached and (trio.current_time() > deadline or not patient):
                 return position
             await trio.sleep(0.05 if reached else RETRY_SECONDS)
 
@@ -152,8 +152,8 @@ class CatchUp:
             if target <= before.state.height:
                 behind_since = None
                 continue
-            behind_since = behind_since or time.monotonic()
-            if time.monotonic() - behind_since < PATIENCE_SECONDS:
+            behind_since = behind_since or trio.current_time()
+            if trio.current_time() - behind_since < PATIENCE_SECONDS:
                 continue
             after = await self.advance(before, target)
             await trio.lowlevel.checkpoint_if_cancelled()  # a thread may have kept us past the end of the rounds
@@ -185,16 +185,16 @@ class CatchUp:
 
     async def _extend_chain(self, target: int) -> None:
         """Blocks with certificates, in order, from whoever claims to have them."""
-        enough = time.monotonic() + PASS_SECONDS_MAX
+        enough = trio.current_time() + PASS_SECONDS_MAX
         for peer in self._sources(self.chain.height + 1):
-            if time.monotonic() > enough and peer not in self.chain.membership.current:
+            if trio.current_time() > enough and peer not in self.chain.membership.current:
                 break  # of those who never answer there may be many; who is left comes first the next time
             while self.chain.height < min(target, self._claim(peer)):
                 try:
                     page = await self._gossip.fetch_blocks(peer, self.chain.height + 1)
                     if not page:
                         raise Malformed("no block where it says that it decided one")
-                    self.chain = await trio.to_thread.run_sync(self._verify, self.chain, page)
+                    self.chain = await in_thread(self._verify, self.chain, page)
                 except (transport.RequestFailed, Malformed, consensus.Malformed) as problem:
                     self._doubt(peer, str(problem))
                     break
@@ -218,16 +218,14 @@ class CatchUp:
         offers = await self._offers(position.state.height)
         if not offers:
             return position
-        for state, recent in await trio.to_thread.run_sync(self._certified, offers, position):
+        for state, recent in await in_thread(self._certified, offers, position):
             holders = offers[state.height, state.model_root]
             data = await self._gossip.fetch_blob(state.model_root, position.replica.byte_length, holders)
             if data is None:
                 continue
-            replica = await trio.to_thread.run_sync(
-                Replica.from_bytes, self._genesis.model, self._genesis.training, data
-            )
+            replica = await in_thread(Replica.from_bytes, self._genesis.model, self._genesis.training, data)
             self._log.info("model taken", height=state.height, root=state.model_root.hex()[:16], bytes=len(data))
-            await trio.to_thread.run_sync(self._blobs.model_root, replica)
+            await in_thread(self._blobs.model_root, replica)
             return Position(state, replica, recent)
         return position
 
@@ -263,7 +261,7 @@ class CatchUp:
     async def _replay(self, position: Position) -> Position:
         """Block by block on the model, each root compared with the certified one."""
         while position.state.height < self.chain.height:
-            rows = await trio.to_thread.run_sync(self._page, position.state.height + 1)
+            rows = await in_thread(self._page, position.state.height + 1)
             for block, certificate in rows:
                 self.doing = f"catching up: model {position.state.height} of {self.chain.height}"
                 replica = await self._apply(position, block)
@@ -286,7 +284,7 @@ class CatchUp:
             raise _dishonest(block)
         payloads = []
         for contribution in block.contributions:
-            payload = await trio.to_thread.run_sync(self._blobs.get, contribution.payload_digest)
+            payload = await in_thread(self._blobs.get, contribution.payload_digest)
             if payload is None:
                 holders = [contribution.author, *self._gossip.peers_at(block.height)]
                 payload = await self._gossip.fetch_blob(
@@ -297,13 +295,13 @@ class CatchUp:
                         "payload not found yet", height=block.height, author=transport.short_id(contribution.author)
                     )
                     return None
-                await trio.to_thread.run_sync(self._blobs.put, payload, contribution.payload_digest)
+                await in_thread(self._blobs.put, payload, contribution.payload_digest)
             payloads.append(payload)
         try:
-            replica = await trio.to_thread.run_sync(partial(position.replica.apply, payloads, weights))
+            replica = await in_thread(partial(position.replica.apply, payloads, weights))
         except PayloadError as problem:
             raise _dishonest(block) from problem
-        root = await trio.to_thread.run_sync(self._blobs.model_root, replica)
+        root = await in_thread(self._blobs.model_root, replica)
         if root == block.header.model_root:
             return replica
         healed, name = await self._gossip.fetch_certified_model(block.header.model_root, replica)
@@ -324,12 +322,12 @@ class CatchUp:
         return 0 if status is None else status.height
 
     def _is_doubted(self, peer: bytes) -> bool:
-        return self._doubted_until.get(peer, 0.0) > time.monotonic()
+        return self._doubted_until.get(peer, 0.0) > trio.current_time()
 
     def _doubt(self, peer: bytes, reason: str) -> None:
         here = self._gossip.statuses
         self._doubted_until = {key: until for key, until in self._doubted_until.items() if key in here}
-        self._doubted_until[peer] = time.monotonic() + DOUBT_SECONDS
+        self._doubted_until[peer] = trio.current_time() + DOUBT_SECONDS
         self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
 
 

@@ -8,7 +8,6 @@ Rules for editing: one task runs ``step`` and carries out what it returns, so no
 beside it and comes back as an event.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
+from transport.machine import in_thread
 
 VOTE_RECORD = b"V"  # an engine's record (consensus.record)
 CONTRIBUTION_RECORD = b"C"  # the height, then the envelope of our own CONTRIBUTION
@@ -177,7 +177,7 @@ class Driver:
         if self.silent is not None:
             return False
         try:
-            await trio.to_thread.run_sync(self._vote_log.append, *records)
+            await in_thread(self._vote_log.append, *records)
         except VoteLogFault as fault:
             self._stop_voting(fault)
             return False
@@ -257,14 +257,14 @@ class Driver:
             self.deliver(consensus.BlockBuilt(height=request.height, view=request.view, block=block))
 
     async def _check(self, block: consensus.Block) -> None:
-        began = time.monotonic()
+        began = trio.current_time()
         if not self.counters.times.proposed:
             self.counters.times.proposed = began
         self._enter("prepare")
         ok, reason = await self._duties.check(block)
-        self.counters.times.checked = time.monotonic()
+        self.counters.times.checked = trio.current_time()
         if ok:  # a proposer who lists what cannot be had must not teach us patience
-            self._delays.note_check(time.monotonic() - began)
+            self._delays.note_check(trio.current_time() - began)
         if not ok and block.height > self.engine.state.height:  # else it was decided meanwhile, and nobody is to blame
             self._refused(block.header.proposer, f"proposal for height {block.height}: {reason}")
         self.deliver(consensus.BlockChecked(block_hash=block.hash, ok=ok, reason=reason))
@@ -281,13 +281,13 @@ class Driver:
             self.deliver(consensus.BlockReceived(block))
 
     async def _decide(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
-        self.counters.times.decided = time.monotonic()
+        self.counters.times.decided = trio.current_time()
         self._enter("apply")
         self._applying = True
         await self._duties.decided(block, certificate)
         self._applying = False
         if self.cannot_vote is None:
-            await trio.to_thread.run_sync(self._prune, block.height)
+            await in_thread(self._prune, block.height)
         if self._revival is not None and block.height >= self._revival.height:
             self.engine, self._revival = self._revival.engine(), None
             self._log.info("voting again", height=block.height)
@@ -301,7 +301,7 @@ class Driver:
 
     def started(self) -> None:
         """A height starts: the clock of its phases is wound."""
-        self.counters.times = PhaseTimes(started=time.monotonic())
+        self.counters.times = PhaseTimes(started=trio.current_time())
         self._enter("propose")
 
     def _enter(self, phase: str) -> None:
@@ -312,9 +312,9 @@ class Driver:
         times = self.counters.times
         self.counters.view = getattr(message, "view", 0)
         if isinstance(message, consensus.Proposal) and not times.proposed:
-            times.proposed = times.checked = time.monotonic()
+            times.proposed = times.checked = trio.current_time()
         elif isinstance(message, consensus.Commit) and not times.committed:
-            times.committed = time.monotonic()
+            times.committed = trio.current_time()
             self._enter("commit")
 
 

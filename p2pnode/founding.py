@@ -34,6 +34,7 @@ from p2pnode.home import Home
 from p2pnode.logs import Logger
 from p2pnode.wire import Method
 from transport import content
+from transport.machine import in_thread, random_bytes
 
 ASK_AGAIN_SECONDS = 0.5  # a peer that is still starting says so; a line in the log for each time is no flood
 
@@ -93,7 +94,7 @@ def _found(
         Corpus(text, training.sequence)
     except (ConfigError, CorpusError) as problem:
         raise SetUpError(problem.message, problem.hint) from None
-    nonce = os.urandom(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
+    nonce = random_bytes(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
     blobs = open_blobs(home)
     digest = blobs.put(text)
     blobs.make_durable([digest])  # nobody else has it
@@ -235,7 +236,7 @@ async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
             except UserError as problem:
                 log.warning("genesis refused", peer=peer.node_id[:12], reason=problem.message)
                 continue
-            await trio.to_thread.run_sync(check_flags, config, genesis)
+            await in_thread(check_flags, config, genesis)
             swarm.pin(transport.ChainId(genesis.chain_id))
             log.info("network pinned", network=genesis.chain_id.hex(), peer=peer.node_id[:12])
             return genesis
@@ -245,7 +246,7 @@ async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
 async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes:
     """The network's text: from our disk, else from peers, leaf by leaf against its digest. Waits until somebody has it."""
     while True:
-        held = await trio.to_thread.run_sync(blobs.get, genesis.corpus_digest)
+        held = await in_thread(blobs.get, genesis.corpus_digest)
         if held is not None:
             return held
         digest = genesis.corpus_digest
@@ -257,5 +258,5 @@ async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, l
             log.info("waiting for the text", reason=problem.reason)
             await trio.sleep(ASK_AGAIN_SECONDS)
             continue
-        await trio.to_thread.run_sync(blobs.put, text, digest)
+        await in_thread(blobs.put, text, digest)
         log.info("text fetched", bytes=len(text), digest=digest.hex()[:16])

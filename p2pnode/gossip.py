@@ -40,6 +40,7 @@ from p2pnode.wire import (
     encode_blocks_request,
     encode_snapshots,
 )
+from transport.machine import in_thread
 
 BLOCK_SECONDS_MAX = 2.0  # a decision waits for this one, and every signer has it: 128 KiB over half a Mbit/s
 SERVING_THREADS_MAX = 4  # of the forty: whoever asks much waits for itself, and no vote waits for a thread behind it
@@ -237,7 +238,7 @@ class Gossip:
         body = await self._ask(
             peer, Method.BLOCKS, encode_blocks_request(first, BLOCKS_PER_REQUEST_MAX), BLOCKS_RESPONSE_BYTES_MAX
         )
-        return await trio.to_thread.run_sync(read_page, body)
+        return await in_thread(read_page, body)
 
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None:
         """An undecided block by its hash, from whoever signed for it."""
@@ -265,7 +266,7 @@ class Gossip:
 
     async def fetch_payload(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
         """A payload's verified bytes, from our disk or from a holder."""
-        held = await trio.to_thread.run_sync(self._blobs.get, digest) if self._blobs.holds(digest) else None
+        held = await in_thread(self._blobs.get, digest) if self._blobs.holds(digest) else None
         return held if held is not None else await self.fetch_blob(digest, length, holders)
 
     async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
@@ -287,8 +288,8 @@ class Gossip:
         while True:
             data = await self.fetch_blob(root, own.byte_length, self.connected())
             if data is not None:
-                replica = await trio.to_thread.run_sync(Replica.from_bytes, own.config, own.training, data)
-                return replica, await trio.to_thread.run_sync(first_difference, own, replica)
+                replica = await in_thread(Replica.from_bytes, own.config, own.training, data)
+                return replica, await in_thread(first_difference, own, replica)
             await trio.sleep(1)
 
     async def _ask(
@@ -311,11 +312,11 @@ class Gossip:
                     first, count = decode_blocks_request(body)
                 except Malformed as problem:
                     raise transport.RequestRefused(str(problem)) from None
-                return await trio.to_thread.run_sync(self._page, first, count, limiter=self._serving)
+                return await in_thread(self._page, first, count, limiter=self._serving)
             case Method.BLOCK:
                 return await self._block(body)
             case Method.SNAPSHOTS:
-                return encode_snapshots(await trio.to_thread.run_sync(self._models, limiter=self._serving))
+                return encode_snapshots(await in_thread(self._models, limiter=self._serving))
             case _:
                 raise transport.RequestRefused(f"unknown method 0x{method:02x}")
 
@@ -326,7 +327,7 @@ class Gossip:
         block = self.undecided_block(block_hash)
         if block is not None:
             return block.encode()
-        encoded = await trio.to_thread.run_sync(self._store.block_with_hash, block_hash, limiter=self._serving)
+        encoded = await in_thread(self._store.block_with_hash, block_hash, limiter=self._serving)
         if encoded is None:
             raise transport.RequestRefused("no such block here")
         return encoded

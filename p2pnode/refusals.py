@@ -4,7 +4,9 @@ Whoever sends rubbish can send thousands of pieces a second; a line for each wou
 refusal itself. Not here: counting (``driver``), and consequences (there are none for what is merely wrong).
 """
 
-import time
+import math
+
+import trio
 
 import transport
 from p2pnode.logs import Logger
@@ -20,12 +22,12 @@ class Refusals:
         self._log = log
         self._event = event
         self._lines = float(LINES_AT_ONCE)
-        self._at = time.monotonic()
+        self._at = -math.inf
         self._left_out = 0
 
     def say(self, peer: bytes | None, reason: str) -> None:
         """A line in the log, if there is room for one."""
-        now = time.monotonic()
+        now = trio.current_time()
         self._lines = min(self._lines + (now - self._at) * LINES_PER_SECOND, LINES_AT_ONCE)
         self._at = now
         if self._lines < 1:

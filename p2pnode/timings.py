@@ -1,6 +1,6 @@
 """What a round cost, as this node saw it: the figures behind ``rounds``, ``trace`` and ``localnet --json``.
 
-Seconds between moments of one monotonic clock. Talk, not agreement: nothing here is signed or compared. ``seconds`` of a row:
+Seconds between moments of the event loop's clock. Talk, not agreement: nothing here is signed or compared. ``seconds`` of a row:
 
     learn            from the moment M(h-1) stood here until our own update was ready
     collect          until this node started the height (``collect``), our announcement included
@@ -15,9 +15,10 @@ Seconds between moments of one monotonic clock. Talk, not agreement: nothing her
 What did not happen here (a node that was behind votes on nothing) takes no time, and what was under way then ends with it.
 """
 
-import time
 from itertools import pairwise
 from typing import Any
+
+import trio
 
 import consensus
 from consensus import Purpose
@@ -31,7 +32,7 @@ class Timings:
     """Collects the moments of the open height and turns them into one row when it is decided."""
 
     def __init__(self) -> None:
-        self.opened = time.monotonic()
+        self.opened = trio.current_time()
         self.first_step: float | None = None
         self.last_decision: float | None = None
         self._height = 0
@@ -42,7 +43,7 @@ class Timings:
 
     def open(self, height: int) -> None:
         """A new height is open from now on."""
-        self.opened = time.monotonic()
+        self.opened = trio.current_time()
         self._height = height
         self._learning = self._learned = self._loss = None
 
@@ -58,7 +59,7 @@ class Timings:
         self, block: consensus.Block, certificate: consensus.CommitCertificate, times: PhaseTimes, *, me: bytes
     ) -> dict[str, Any]:
         """The row of a round at the moment of its decision."""
-        self._decided = now = times.decided or time.monotonic()
+        self._decided = now = times.decided or trio.current_time()
         self.last_decision = now
         listed = any(c.author == me and c.purpose is Purpose.UPDATE for c in block.contributions)
         row = round_facts(block, certificate)
@@ -66,7 +67,7 @@ class Timings:
 
     def applied(self, row: dict[str, Any]) -> dict[str, Any]:
         """The same row once the new model stands."""
-        now = time.monotonic()
+        now = trio.current_time()
         return {**row, "seconds": {**row["seconds"], "apply": now - self._decided, "total": now - self.opened}}
 
     def _seconds(self, times: PhaseTimes, decided: float) -> dict[str, float]:

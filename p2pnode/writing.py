@@ -5,11 +5,10 @@ What it is: when bytes are flushed. What it is not: where they lie (``blobs``) o
 
 from collections.abc import Callable, Sequence
 
-import trio
-
 from p2pnode.blobs import Blobs
 from p2pnode.pool import Held, Pool
 from p2pnode.wakeup import Signal
+from transport.machine import in_thread
 
 
 class Writing:
@@ -26,7 +25,7 @@ class Writing:
             held = [entry.contribution.payload_digest for entry in self._pool().held()]
             if fresh := [digest for digest in held if not self._blobs.is_durable(digest)]:
                 try:
-                    await trio.to_thread.run_sync(self._blobs.make_durable, fresh)
+                    await in_thread(self._blobs.make_durable, fresh)
                     continue
                 except FileNotFoundError:
                     pass  # a sweep took the same bytes away: they are written again before our COMMIT
@@ -44,4 +43,4 @@ class Writing:
             blobs.make_durable(list(missing))
 
         if missing:
-            await trio.to_thread.run_sync(write)
+            await in_thread(write)

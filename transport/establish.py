@@ -7,7 +7,6 @@ out as one DialError with a class and a reason, and the stream is closed.
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from transport.events import Direction
 from transport.framing import FrameDecoder
 from transport.handshake import Bye, Handshake, Peer, Refused, encode_bye
 from transport.identity import Identity, PublicKey, short_id
+from transport.machine import random_bytes
 from transport.peerbook import PeerRecord
 from transport.statement import ChainId
 from transport.tls import TlsIdentity, TlsPeer, peer_of
@@ -112,7 +112,7 @@ async def _hello(stream: TlsStream, remote: TlsPeer, intro: Introduction, *, is_
             is_client=is_client,
             chain_id=intro.chain_id,
             record=intro.record,
-            nonce=os.urandom(32),
+            nonce=random_bytes(32),
         )
         said = await _converse(stream, handshake, decoder)
     except Refused as refused:

@@ -17,6 +17,7 @@ from transport.blobs import BlobClient, Expected
 from transport.errors import RequestFailed
 from transport.identity import PublicKey, short_id
 from transport.log import Log
+from transport.machine import in_thread
 from transport.transfer import FetchPlan, Range
 
 Sink = Callable[[int, bytes], None]
@@ -146,7 +147,7 @@ class Fetch:
             async with source.holder.blobs.slots:
                 with source.holder.blobs.hashes(self._plan.digest, wanted, take) as expected:
                     await self._finish(source, expected)
-        if not await trio.to_thread.run_sync(self._plan.accept_hashes, bytes(joined)):
+        if not await in_thread(self._plan.accept_hashes, bytes(joined)):
             source.failure = LIE
             source.scope.cancel()
             self._lied(source.holder.key)

@@ -25,6 +25,7 @@ from transport.framing import APPLICATION_KIND_MIN, Kind
 from transport.identity import node_id, short_id
 from transport.inbox import Inbox
 from transport.log import Log
+from transport.machine import in_thread
 from transport.outbox import Outbox
 from transport.peerbook import PeerRecord
 from transport.pex import PexExchange, encode_response
@@ -162,7 +163,7 @@ class Session:
     async def _on_envelope(self, body: bytes) -> None:
         """Look up, then decode, then verify: a copy costs a hash, and only a wrong signature is proof of a lie."""
         is_long = len(body) > limits.LEAF_BYTES  # then not on the loop
-        digest = await trio.to_thread.run_sync(_sha256, body) if is_long else _sha256(body)
+        digest = await in_thread(_sha256, body) if is_long else _sha256(body)
         now = trio.current_time()
         if self._host.seen.is_echo(digest, now):
             return

@@ -15,6 +15,7 @@ from transport.address import Address
 from transport.dialing import DialFailure
 from transport.errors import UserError
 from transport.establish import DialError
+from transport.machine import MACHINE
 
 
 async def listen(wanted: Address, *, fallback: bool) -> list[trio.SocketListener]:
@@ -22,7 +23,7 @@ async def listen(wanted: Address, *, fallback: bool) -> list[trio.SocketListener
     tries = limits.PORTS_TRIED_MAX if fallback and wanted.port else 0
     for port in range(wanted.port, min(wanted.port + tries, 65535) + 1):
         try:
-            return await trio.open_tcp_listeners(port, host=wanted.host)
+            return await MACHINE.get().listen(wanted.host, port)
         except OSError as error:
             is_taken = errno.EADDRINUSE in (error.errno, getattr(error.__cause__, "errno", None))
             if is_taken and port < wanted.port + tries:
@@ -38,7 +39,7 @@ async def connect(address: Address) -> trio.SocketStream:
     name = str(address)
     try:
         with trio.fail_after(limits.CONNECT_SECONDS_MAX):
-            return await trio.open_tcp_stream(address.host, address.port)
+            return await MACHINE.get().connect(address.host, address.port)
     except trio.TooSlowError:
         raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
     except OSError as error:

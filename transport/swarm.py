@@ -7,8 +7,6 @@ pex.py (who is out there), handshake.py, session.py (what a frame does), transfe
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -38,6 +36,7 @@ from transport.handshake import Bye
 from transport.identity import Identity, PublicKey, short_id
 from transport.inbox import Inbox
 from transport.log import Log
+from transport.machine import random_bytes, unix_seconds
 from transport.peerbook import PeerBook, PeerRecord
 from transport.requests import RequestHandler
 from transport.session import Session
@@ -72,7 +71,7 @@ class Swarm:
         self.book = book
         self.inbox = Inbox()
         self.seen = SeenCache()
-        self.rng = Random(os.urandom(16))  # noqa: S311  (jitter and sampling, not secrets)
+        self.rng = Random(random_bytes(16))  # noqa: S311  (jitter and sampling, not secrets)
         self.bound: Address | None = None
         self._listen = listen
         self._listen_fallback = listen_fallback
@@ -428,7 +427,7 @@ class Swarm:
                 target.is_dialing = False  # cancelled or crashed: the target must not stay taken
             self._dial_changed.set()
         self._plan.succeeded(target, shaken.key, trio.current_time())
-        self.book.succeeded(shaken.key, target.address, now=time.time())
+        self.book.succeeded(shaken.key, target.address, now=unix_seconds())
         if target.is_bootstrap and self._bootstrap_state.pop(target.address, None) is not None:
             self.log.info("bootstrap reached", address=str(target.address))
         await self._live(shaken)
@@ -502,10 +501,10 @@ class Swarm:
             self.log.warning("record refused", peer=session.name, reason=str(error))
             return
         if shaken.direction == "outbound" and shaken.remote == record.address:
-            self.book.succeeded(record.key, record.address, now=time.time())
+            self.book.succeeded(record.key, record.address, now=unix_seconds())
 
     def _add_record(self, record: PeerRecord) -> None:
-        if self.book.add(record, chain_id=self._chain_id, now=time.time()):
+        if self.book.add(record, chain_id=self._chain_id, now=unix_seconds()):
             self._plan.offer(record.address, key=record.key, now=trio.current_time())
             self._dial_changed.set()
             if record.key in self._sessions:
@@ -521,7 +520,7 @@ class Swarm:
         if not may_hear(address.scope, scope):
             return None
         if address not in self._own_records:
-            sequence = time.time_ns() // 1_000_000
+            sequence = int(unix_seconds() * 1000)
             signed = PeerRecord.sign(self.identity, self._chain_id, sequence=sequence, address=address)
             self._own_records[address] = signed
         return self._own_records[address]

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from transport.errors import Malformed
 from transport.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, PublicKey, verify
 from transport.limits import CERTIFICATE_BYTES_MAX
+from transport.machine import random_bytes
 
 ALPN: Final = "p2pnode/1"
 AUTHORITY_SEED: Final = hashlib.sha256(b"p2pnode-public-ca-v1").digest()
@@ -57,7 +58,7 @@ class TlsPeer:
 
 def tls_identity(identity: Identity) -> TlsIdentity:
     """A fresh leaf key, certified as the node's. Call once per process start (2 ms)."""
-    leaf_key = Ed25519PrivateKey.generate()
+    leaf_key = Ed25519PrivateKey.from_private_bytes(random_bytes(32))
     certificate = leaf_certificate(identity, leaf_key)
     return TlsIdentity(
         server=make_context(certificate, leaf_key, server=True),
@@ -135,7 +136,7 @@ def leaf_certificate(identity: Identity, leaf_key: Ed25519PrivateKey) -> x509.Ce
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.node_id)]))
         .issuer_name(ca_certificate.subject)
         .public_key(leaf_public)
-        .serial_number(x509.random_serial_number())
+        .serial_number(int.from_bytes(b"\x01" + random_bytes(15), "big"))
         # A day back for clocks that are slow; identity does not rest on expiry.
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=365 * _LEAF_YEARS))

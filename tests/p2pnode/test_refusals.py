@@ -1,6 +1,6 @@
 """Lines about what peers send wrongly: enough to see it, never a flood."""
 
-import time
+import trio
 
 from p2pnode import refusals
 from p2pnode.refusals import Refusals
@@ -10,7 +10,7 @@ from transport import short_id
 
 def test_a_flood_is_some_lines_and_then_one_a_second_with_the_count(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trio, "current_time", lambda: now[0])
     log = RecordingLog()
     bad = Refusals(log, "frame refused")
     for _ in range(1000):
@@ -26,7 +26,7 @@ def test_a_flood_is_some_lines_and_then_one_a_second_with_the_count(monkeypatch)
 
 def test_a_quiet_time_makes_room_for_a_few_and_no_more(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trio, "current_time", lambda: now[0])
     log = RecordingLog()
     bad = Refusals(log, "refused")
     now[0] += 10_000
