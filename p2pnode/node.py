@@ -66,6 +66,7 @@ class Kit:
     gossip: type[Gossip] = Gossip
     rounds: type[Rounds] = Rounds
     trainer: type[Trainer] = Trainer
+    worker: type[Worker] = Worker
 
 
 def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
@@ -86,11 +87,11 @@ class Node:
         self.genesis: Genesis | None = founding.read_genesis(home.genesis) if home.initialised else None
         self.training = Training(on=config.train)
         self.stopping = trio.Event()
-        self.started = trio.current_time()
+        self.started = 0.0
         self.pid = os.getpid()
         self.bound: transport.Address | None = None
         self.lag = Lag()
-        self.worker = Worker("learn")
+        self.worker = kit.worker("learn")
         self.delays = Delays()
         self.view = View(self)
         self.swarm: transport.Swarm
@@ -106,6 +107,7 @@ class Node:
 
     async def main(self) -> int:
         """Until a signal or ``stop``; returns the exit code."""
+        self.started = trio.current_time()
         self._prepare()
         self.swarm = self._make_swarm()
         async with trio.open_nursery() as nursery:
