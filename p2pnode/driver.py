@@ -16,17 +16,14 @@ from typing import Protocol, assert_never
 import trio
 
 import consensus
-import transport
 from p2pnode.delays import Delays
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
+from p2pnode.vote_records import Signed, VoteRecord, decode, encode
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 from transport.machine import in_thread
 
-VOTE_RECORD = b"V"  # an engine's record (consensus.record)
-CONTRIBUTION_RECORD = b"C"  # the height, then the envelope of our own CONTRIBUTION
-SILENCE_RECORD = b"S"  # the height until whose decision a node signs nothing, because it lost an earlier log
 REMOTE_EVENTS_MAX = 2048  # what peers may have waiting here; beyond it their connections are read no further
 
 
@@ -172,12 +169,12 @@ class Driver:
                 self._drained.fire()
                 await self._carry_out_all(self.engine.step(event))
 
-    async def append(self, *records: bytes) -> bool:
+    async def append(self, *records: VoteRecord) -> bool:
         """Make records durable off the loop; False where this node signs nothing (any more)."""
         if self.silent is not None:
             return False
         try:
-            await in_thread(self._vote_log.append, *records)
+            await in_thread(self._vote_log.append, *map(encode, records))
         except VoteLogFault as fault:
             self._stop_voting(fault)
             return False
@@ -194,10 +191,10 @@ class Driver:
 
         The payloads that a COMMIT answers for are on the disk before its record is, because a restart sends again what it finds there.
         """
-        records: list[bytes] = []
+        records: list[VoteRecord] = []
         for effect in effects:
             if isinstance(effect, consensus.Persist):
-                records.append(VOTE_RECORD + effect.record.encode())
+                records.append(Signed(effect.record))
                 continue
             if isinstance(effect, consensus.Broadcast) and isinstance(effect.message, consensus.Commit):
                 await self._duties.make_payloads_durable(effect.message.block_hash)
@@ -295,7 +292,7 @@ class Driver:
 
     def _prune(self, height: int) -> None:
         try:  # the newest stay: where the chain on this disk is put back, they show how far this node has signed
-            self._vote_log.prune(lambda data: record_height(data) >= height)
+            self._vote_log.prune(lambda data: decode(data).height >= height)
         except VoteLogFault as fault:
             self._stop_voting(fault)
 
@@ -316,15 +313,3 @@ class Driver:
         elif isinstance(message, consensus.Commit) and not times.committed:
             times.committed = trio.current_time()
             self._enter("commit")
-
-
-def record_height(data: bytes) -> int:
-    """The height that a record of the vote log belongs to."""
-    if data[:1] in (CONTRIBUTION_RECORD, SILENCE_RECORD):
-        return int.from_bytes(data[1:9], "big")
-    return consensus.Record.decode(data[1:]).height
-
-
-def contribution_record(envelope: transport.Envelope, height: int) -> bytes:
-    """What the vote log keeps of our own announcement, so that a restart says the same again."""
-    return CONTRIBUTION_RECORD + height.to_bytes(8, "big") + envelope.encode()

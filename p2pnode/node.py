@@ -41,12 +41,13 @@ from p2pnode.gossip import Gossip
 from p2pnode.home import Home
 from p2pnode.lag import Lag
 from p2pnode.logs import get_logger
-from p2pnode.recovery import Standing, logged_contributions, take_up
+from p2pnode.recovery import Standing, logged_contributions, restore_decisions, take_up
 from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds
 from p2pnode.store import Store
 from p2pnode.training import Training
 from p2pnode.view import View
+from p2pnode.vote_records import VoteRecord
 from p2pnode.wal import VoteLog, recover
 from p2pnode.wire import FrameKind
 from p2pnode.worker import Worker
@@ -102,6 +103,7 @@ class Node:
         self.catchup: CatchUp | None = None
         self.gossip: Gossip | None = None
         self.vote_log: VoteLog
+        self.logged: tuple[VoteRecord, ...] = ()
         self.failures: dict[transport.Address, str] = {}
         self.early: deque[consensus.Contribution] = deque(maxlen=EARLY_MAX)
 
@@ -236,7 +238,11 @@ class Node:
     def _open_store(self, genesis: Genesis) -> Store:
         """The chain file; a chain without a vote log means that the log was lost, and with it what this node signed."""
         store = Store(self.home.chain, genesis.chain_id)
-        self.votes_lost = store.height() > 0 and not recover(self.home.votes).begun
+        recovered = recover(self.home.votes)
+        self.votes_lost = recovered.lost or (store.height() > 0 and not recovered.begun)
+        restored = restore_decisions(self.home.votes, store, genesis.chain_id)
+        if restored:
+            self.log.info("decisions taken from the vote log", heights=restored)
         return store
 
     async def _drain(self, early: dict[bytes, transport.FrameReceived]) -> None:
@@ -325,7 +331,7 @@ class Node:
             lost=self.votes_lost,
         )
         recovery = take_up(self.home.votes, standing, gossip=gossip, log=self.log)
-        self.vote_log = recovery.vote_log
+        self.vote_log, self.logged = recovery.vote_log, recovery.records
         return Driver(
             engine=recovery.engine,
             vote_log=recovery.vote_log,
@@ -340,7 +346,7 @@ class Node:
         """Say again what was signed for the open height, and nothing else; show the engine the evidence on disk."""
         assert self.store is not None
         chain_id, first = rounds.state.chain_id, rounds.state.height + 1
-        for contribution in logged_contributions(self.vote_log.recovered, chain_id, first=first):
+        for contribution in logged_contributions(self.logged, chain_id, first=first):
             await rounds.offering.restore(contribution)
         for proof in self.store.evidence_proofs():
             driver.deliver(consensus.EvidenceReceived(consensus.Evidence.decode(proof)))

@@ -20,7 +20,7 @@ from model import compression
 from model.config import CODECS
 from model.errors import NonFiniteError
 from model.trainer import Update
-from p2pnode.driver import contribution_record
+from p2pnode.vote_records import Announced
 from transport.machine import in_thread
 
 if TYPE_CHECKING:
@@ -146,9 +146,7 @@ class Offering:
         )
         if pool.announce(contribution) is not None:
             return
-        durable = await self._rounds.driver.append(
-            contribution_record(self._parts.gossip.envelope(contribution), height)
-        )
+        durable = await self._rounds.driver.append(Announced(height, self._parts.gossip.envelope(contribution)))
         if not durable or pool is not self._rounds.pool:
             return  # unsaid, or decided meanwhile without us
         self._rounds.hold(contribution, payload)

@@ -1,20 +1,23 @@
 """What this node signed before it was stopped, taken up again: from the vote log on disk to an engine that may go on.
 
 What it is: the decision, made once at a start, whether the log can be trusted, and what is said again. What it is not: the file
-(``wal``), the meaning of the engine's own records (``consensus``), or the loop that appends to it (``driver``).
+(``wal``), its records (``vote_records``), or the loop that appends to it (``driver``).
 
 Rules for editing: a node that may have signed what it no longer knows signs nothing. Any doubt about the log ends in a ``Revival``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import consensus
 import transport
-from p2pnode.driver import CONTRIBUTION_RECORD, SILENCE_RECORD, VOTE_RECORD, Revival
+from p2pnode.driver import Revival
 from p2pnode.gossip import Gossip, message_of
 from p2pnode.logs import Logger
+from p2pnode.store import Store
+from p2pnode.timings import round_facts
+from p2pnode.vote_records import Announced, Decided, Signed, Silent, VoteRecord, decode, encode
 from p2pnode.wal import Recovered, VoteLog, recover
 
 
@@ -25,6 +28,7 @@ class Recovery:
     vote_log: VoteLog
     engine: consensus.Engine
     revival: Revival | None
+    records: tuple[VoteRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,22 @@ class Standing:
     lost: bool
 
 
+def read_records(recovered: Recovered) -> tuple[tuple[VoteRecord, ...], str | None]:
+    """The records of a log up to the first that is none, and what is wrong with the log, if anything is."""
+    records: list[VoteRecord] = []
+    for number, data in enumerate(recovered.records, start=1):
+        try:
+            records.append(decode(data))
+        except consensus.Malformed as problem:
+            return tuple(records), f"record {number} is none: {problem}"
+    return tuple(records), recovered.damage
+
+
 def take_up(path: Path, standing: Standing, *, gossip: Gossip, log: Logger) -> Recovery:
     """Open the log at ``path``, and make the engine with what it remembers. Blocking."""
     recovered = recover(path)
-    if recovered.torn_bytes:
+    records, damage = read_records(recovered)
+    if recovered.torn_bytes and damage is None:
         log.info("vote log: torn tail cut", bytes=recovered.torn_bytes)
 
     def engine(*, voting: bool = True) -> consensus.Engine:
@@ -52,45 +68,78 @@ def take_up(path: Path, standing: Standing, *, gossip: Gossip, log: Logger) -> R
             sign=gossip.sign,
             verify=transport.verify,
             state=standing.state(),
-            records=[consensus.Record.decode(data[1:]) for data in recovered.records if data[:1] == VOTE_RECORD],
+            records=[record.record for record in records if isinstance(record, Signed)],
         )
 
-    anew, revival = None, _revival(recovered, standing, engine, log)
+    problem = _problem(records, damage, standing, lost=standing.lost or recovered.lost)
+    revival = _revival(records, problem, standing, engine, log)
+    anew = None if damage is None else [encode(record) for record in records]
     if revival is not None:
-        anew = [SILENCE_RECORD + revival.height.to_bytes(8, "big")]
+        anew = [encode(Silent(revival.height))]
         hint = f"observing until height {revival.height} is decided, then voting again"
         log.error("vote log not usable", reason=revival.why, hint=hint)
-    return Recovery(VoteLog(path, anew=anew), engine(voting=revival is None), revival)
+    return Recovery(VoteLog(path, anew=anew), engine(voting=revival is None), revival, records)
+
+
+def _problem(records: Iterable[VoteRecord], damage: str | None, standing: Standing, *, lost: bool) -> str | None:
+    """Why this node cannot know what it signed, or ``None`` where it does."""
+    if lost:
+        return "it is missing, though this node has kept one"
+    if _silence(records, standing.state().height):
+        return "an earlier one was lost"
+    return damage
+
+
+def _silence(records: Iterable[VoteRecord], height: int) -> int:
+    """The height until whose decision an earlier start promised silence, 0 where that is over."""
+    return max((r.height for r in records if isinstance(r, Silent) and r.height > height), default=0)
 
 
 def _revival(
-    recovered: Recovered, standing: Standing, engine: Callable[[], consensus.Engine], log: Logger
+    records: Iterable[VoteRecord],
+    problem: str | None,
+    standing: Standing,
+    engine: Callable[[], consensus.Engine],
+    log: Logger,
 ) -> Revival | None:
-    """Where this node cannot know what it signed: from when on it signs again, two heights beyond any that it can have signed in.
+    """From when on this node signs again: two heights beyond any that it can have signed in.
 
     A node that decides alone waits for nobody, because nobody would ever decide that height: it goes on from its chain.
     """
-    state = standing.state()
-    problem, height = recovered.damage, 0
-    for data in recovered.records:
-        if data[:1] == SILENCE_RECORD and int.from_bytes(data[1:9], "big") > state.height:
-            problem, height = "an earlier one was lost", int.from_bytes(data[1:9], "big")
-    if standing.lost:
-        problem = "it is missing, though this home has a chain"
     if problem is None:
         return None
+    state = standing.state()
     if state.membership.current.members == (standing.me,):
         log.error("vote log not usable", reason=problem, hint="this node decides alone and goes on from its chain")
         return None
-    return Revival(height or standing.height_seen + 2, engine, f"the vote log cannot be trusted: {problem}")
+    height = _silence(records, state.height) or standing.height_seen + 2
+    return Revival(height, engine, f"the vote log cannot be trusted: {problem}")
+
+
+def restore_decisions(path: Path, store: Store, chain_id: consensus.Digest) -> int:
+    """Put into the chain file what was decided and stands only in the log, because the power went before the chain was durable.
+
+    Blocking, before anything reads the chain. Returns how many heights came back. What does not follow the chain's tip stays out: then
+    this home's chain was put back from a copy, and the heights between come from peers.
+    """
+    restored = 0
+    for record in read_records(recover(path))[0]:
+        if isinstance(record, Decided) and record.height == store.height() + 1:
+            header = record.block.header
+            tip = store.block_rows(record.height - 1, 1)
+            previous = consensus.Block.decode(tip[0][0]).hash if tip else header.previous
+            if header.chain_id == chain_id and header.previous == previous:
+                store.put_block(record.block, record.certificate, round_facts(record.block, record.certificate))
+                restored += 1
+    return restored
 
 
 def logged_contributions(
-    recovered: Recovered, chain_id: consensus.Digest, *, first: int
+    records: Sequence[VoteRecord], chain_id: consensus.Digest, *, first: int
 ) -> Iterator[consensus.Contribution]:
     """What this node announced to the height ``first`` and later ones, as it was signed; nothing else may be announced in its place."""
-    for data in recovered.records:
-        if data[:1] == CONTRIBUTION_RECORD and int.from_bytes(data[1:9], "big") >= first:
-            message = message_of(chain_id, transport.Envelope.decode(data[9:]))
+    for record in records:
+        if isinstance(record, Announced) and record.height >= first:
+            message = message_of(chain_id, record.envelope)
             if isinstance(message, consensus.Contribution):
                 yield message

@@ -17,12 +17,13 @@ from model.trainer import Trainer
 from p2pnode.blobs import Blobs, Served
 from p2pnode.catchup import CatchUp, Position
 from p2pnode.delays import Delays
-from p2pnode.driver import VOTE_RECORD, Driver
+from p2pnode.driver import Driver
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.rounds import Parts, Rounds
 from p2pnode.store import Store
 from p2pnode.training import Training
+from p2pnode.vote_records import Signed, decode
 from p2pnode.wal import VoteLog
 from p2pnode.wire import Role, Status
 from p2pnode.worker import Worker
@@ -121,7 +122,7 @@ class Rig:
         )
 
     def _driver(self) -> Driver:
-        records = [consensus.Record.decode(d[1:]) for d in self.vote_log.recovered.records if d[:1] == VOTE_RECORD]
+        records = [r.record for r in map(decode, self.vote_log.recovered.records) if isinstance(r, Signed)]
         engine = consensus.Engine(
             me=consensus.PublicKey(self.identity.public_key),
             sign=self.gossip.sign,

@@ -23,13 +23,13 @@ import transport
 from p2pnode import node as node_module
 from p2pnode.client import Client
 from p2pnode.config import Config, Endpoint
-from p2pnode.driver import CONTRIBUTION_RECORD, SILENCE_RECORD
 from p2pnode.errors import SetUpError, user_error
 from p2pnode.founding import open_blobs, write_genesis
 from p2pnode.genesis import Genesis
 from p2pnode.home import Home
 from p2pnode.node import Kit, Node
 from p2pnode.store import Store
+from p2pnode.vote_records import Announced, Silent, decode, encode
 from p2pnode.wal import VoteLog, recover
 from tests.p2pnode.little import TEXT, Chain, identities, make_genesis, until
 from tests.p2pnode.rig import Peer, network
@@ -274,7 +274,7 @@ async def test_no_contribution_is_ever_signed_twice_across_restarts(alone):
             await until(lambda node=node: ready(node))
             begin = height(node)
             await until(lambda node=node, begin=begin: height(node) > begin)
-    heights = [int.from_bytes(r[1:9], "big") for r in recover(alone.votes).records if r[:1] == CONTRIBUTION_RECORD]
+    heights = [r.height for r in map(decode, recover(alone.votes).records) if isinstance(r, Announced)]
     assert heights == sorted(set(heights))
 
 
@@ -390,9 +390,9 @@ async def test_a_member_that_lost_its_log_is_silent_and_stays_so_after_a_restart
             await until(lambda node=node: ready(node))
             assert "observing until height 4 is decided" in node.driver.silent
             assert node.view.health().verdict in ("halted", "degraded")
-            assert not await node.driver.append(b"Cthis would be a second one")
-        assert recover(home.votes).records == (SILENCE_RECORD + (4).to_bytes(8, "big"),)
-    assert home.votes.with_suffix(".damaged").exists() == (loss == "damaged")
+            assert not await node.driver.append(Silent(9))
+        assert recover(home.votes).records == (encode(Silent(4)),)
+    assert home.votes.with_suffix(".damaged").exists() == (loss != "missing")
 
 
 def lose(home: Home, how: str) -> None:

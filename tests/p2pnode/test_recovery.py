@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 import consensus
-from p2pnode.driver import SILENCE_RECORD, contribution_record
 from p2pnode.recovery import Recovery, Standing, logged_contributions, take_up
+from p2pnode.vote_records import Announced, Silent, encode
 from p2pnode.wal import VoteLog
 from tests.p2pnode.little import RecordingLog, contribution, payload
 from tests.p2pnode.rig import Rig
 
 
 @pytest.fixture(params=[4, 1], ids=["of four", "alone"])
-def rig(request, tmp_path):
+async def rig(request, tmp_path):
     rig = Rig(tmp_path / "home", members=request.param)
     yield rig
     rig.close()
@@ -27,11 +27,11 @@ def recovered(rig: Rig, path: Path, *, seen: int = 0, lost: bool = False) -> Rec
     return recovery
 
 
-def test_a_log_that_never_was_is_no_lost_one(rig, tmp_path):
+async def test_a_log_that_never_was_is_no_lost_one(rig, tmp_path):
     assert recovered(rig, tmp_path / "votes").revival is None
 
 
-def test_who_lost_its_log_observes_until_two_heights_beyond_any_it_can_have_signed_in(rig, tmp_path):
+async def test_who_lost_its_log_observes_until_two_heights_beyond_any_it_can_have_signed_in(rig, tmp_path):
     revival = recovered(rig, tmp_path / "votes", seen=7, lost=True).revival
     if len(rig.rounds.state.membership.current) == 1:
         assert revival is None  # nobody else would ever decide that height
@@ -39,22 +39,22 @@ def test_who_lost_its_log_observes_until_two_heights_beyond_any_it_can_have_sign
         assert revival.height == 9 and "missing" in revival.why
 
 
-def test_silence_outlives_a_restart_and_grows_no_longer(rig, tmp_path):
+async def test_silence_outlives_a_restart_and_grows_no_longer(rig, tmp_path):
     path = tmp_path / "votes"
-    log = VoteLog(path, anew=[SILENCE_RECORD + (5).to_bytes(8, "big")])
+    log = VoteLog(path, anew=[encode(Silent(5))])
     log.close()
     for _ in range(2):
         revival = recovered(rig, path, seen=7).revival
         assert (revival and revival.height) == (5 if len(rig.rounds.state.membership.current) > 1 else None)
 
 
-def test_what_was_announced_is_found_by_its_height(rig, tmp_path):
+async def test_what_was_announced_is_found_by_its_height(rig, tmp_path):
     path, state = tmp_path / "votes", rig.rounds.state
     message = contribution(rig.identity, state, payload(1))
     log = VoteLog(path)
-    log.append(contribution_record(rig.gossip.envelope(message), 1))
+    log.append(encode(Announced(1, rig.gossip.envelope(message))))
     log.close()
-    found = recovered(rig, path).vote_log.recovered
+    found = recovered(rig, path).records
     assert list(logged_contributions(found, state.chain_id, first=1)) == [message]
     assert list(logged_contributions(found, state.chain_id, first=0)) == [message]  # this home's chain was put back
     assert not list(logged_contributions(found, state.chain_id, first=2))

@@ -9,8 +9,9 @@ import consensus
 from consensus import Purpose
 from p2pnode import pool as pool_module
 from p2pnode import rounds as rounds_module
-from p2pnode.driver import CONTRIBUTION_RECORD, Revival, contribution_record
+from p2pnode.driver import Revival
 from p2pnode.pool import Held
+from p2pnode.vote_records import Announced, VoteRecord, decode, encode
 from p2pnode.wal import recover
 from p2pnode.wire import Role, Status
 from tests.p2pnode.little import certify, contribution, identities, payload, sign, until
@@ -65,7 +66,7 @@ async def test_a_restart_says_the_logged_contribution_again_and_signs_no_second(
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert again.said(consensus.Contribution) == [first]
         assert again.rounds.pool.own(first.author, Purpose.UPDATE).contribution == first
-    assert len([r for r in recover(tmp_path / "votes.log").records if r[:1] == CONTRIBUTION_RECORD]) == 1
+    assert len([r for r in recover(tmp_path / "votes.log").records if r[:1] == b"C"]) == 1
 
 
 async def test_a_chain_put_back_signs_nothing_up_to_where_the_log_shows_a_signature(tmp_path):
@@ -104,9 +105,9 @@ async def test_a_contribution_that_is_logged_too_late_does_not_reach_the_next_he
     rig = Rig(tmp_path, members=4)
     logged = rig.driver.append
 
-    async def slow(*records: bytes) -> bool:
+    async def slow(*records: VoteRecord) -> bool:
         durable = await logged(*records)
-        if records[0][:1] == CONTRIBUTION_RECORD and rig.rounds.state.height == 0:
+        if isinstance(records[0], Announced) and rig.rounds.state.height == 0:
             rig.rounds.adopt(rig.position_after(1))  # decided by the others while our disk was busy
         return durable
 
@@ -210,6 +211,35 @@ async def test_a_good_proposal_is_good_and_a_wrong_root_is_not(tmp_path):
         assert not ok and reason.startswith("model root 0303030303030303 claimed")
         rig.rounds.adopt(rig.position_after(1))
         assert await rig.rounds.check(block) == (False, "it is for another height")
+
+
+async def test_a_block_that_throws_away_what_members_learned_is_refused_once(tmp_path):
+    """A faulty proposer may start an empty height at once; whoever holds the bytes of an honest member waits for the next one."""
+    rig = Rig(tmp_path, members=4, trains=False)
+    template = consensus.BlockTemplate(rig.rounds.state, rig.rounds.state.membership.current.members[1])
+    empty = consensus.build_block(template, contributions=[], model_root=rig.rounds.state.model_root)
+    now = rig.rounds.timings.opened
+    async with rig.running():
+        for place in (1, 2):
+            assert await rig.rounds.check(empty) == (True, "")
+            offered = contribution(rig.chain.founders[place], rig.rounds.state, payload(place))
+            rig.rounds.pool.hold(Held(offered, payload(place), now))
+        assert await rig.rounds.check(empty) == (False, "it lists no member's update, and those of 2 members are here")
+        assert await rig.rounds.check(empty) == (True, "")  # proposed again: perhaps somebody is locked on it
+        rig.rounds.adopt(rig.position_after(1))
+        assert not rig.rounds.pool.held()
+
+
+async def test_an_empty_block_is_as_good_as_any_when_nobody_is_waited_for_any_more(tmp_path):
+    rig = Rig(tmp_path, members=4, trains=False)
+    template = consensus.BlockTemplate(rig.rounds.state, rig.rounds.state.membership.current.members[1])
+    empty = consensus.build_block(template, contributions=[], model_root=rig.rounds.state.model_root)
+    long_ago = rig.rounds.timings.opened - rig.genesis.round_seconds_max
+    async with rig.running():
+        for place in (1, 2):
+            offered = contribution(rig.chain.founders[place], rig.rounds.state, payload(place))
+            rig.rounds.pool.hold(Held(offered, payload(place), long_ago))
+        assert await rig.rounds.check(empty) == (True, "")
 
 
 async def test_payloads_are_on_the_disk_before_a_commit_even_if_they_were_swept(tmp_path):
@@ -331,7 +361,7 @@ async def test_a_height_opens_as_the_record_of_its_time_says(tmp_path):
 async def test_the_record_of_a_contribution_names_its_height(tmp_path):
     rig = Rig(tmp_path)
     envelope = rig.gossip.envelope(contribution(rig.identity, rig.rounds.state, payload(1)))
-    assert contribution_record(envelope, 7) == CONTRIBUTION_RECORD + (7).to_bytes(8, "big") + envelope.encode()
+    assert decode(encode(Announced(7, envelope))) == Announced(7, envelope)
     rig.close()
 
 
