@@ -8,7 +8,8 @@ After height h-1 is decided no timer runs. The height starts at the first of:
 (b) more than half of those held, plus half the time that they took, at least 0.5 s; or more than half of those proven, plus twice the
     time that they took, because a stranger's word must not hold up everybody (else one who never delivers costs each height (c));
 (c) ``round_seconds_max`` after the first one held;
-(d) a valid proposal, or votes of f+1 members, for the height (the engine says so);
+(d) a valid proposal, or votes of f+1 members, for the height (the engine says so); a proposal alone only if it lists the update of a member,
+    or no member is expected, or (c) or (e) is due: one faulty proposer must not throw away what everybody is learning;
 (e) 3 s after evidence or a change of the committee is pending; while somebody is expected it travels with the round instead, for an empty
     height would throw away what everybody is learning, but waits no longer than ``round_seconds_max``.
 
@@ -41,20 +42,32 @@ class Collecting:
     round_seconds_max: float
 
 
+def overdue(collecting: Collecting, now: float) -> bool:
+    """Whether a height may be decided now that lists nobody's learning: by (c) or (e)."""
+    return any(moment <= now for moment in _latest(collecting))
+
+
 def start_moment(collecting: Collecting) -> float | None:
     """The moment at which agreement starts if nothing more arrives; ``None`` while nothing is pending (rule d is the engine's)."""
-    moments = []
-    if collecting.pending_since is not None:
-        patience = collecting.round_seconds_max if collecting.proven else PENDING_SECONDS
-        moments.append(collecting.pending_since + patience)  # (e)
+    moments = _latest(collecting)
     if collecting.held:
         arrivals = sorted(moment for author, moment in collecting.held.items() if author in collecting.expected)
         if len(arrivals) == len(collecting.expected):
             moments.append(max(collecting.held.values()))  # (a)
         moments += _majority(collecting, collecting.expected, patience=0.5)  # (b)
         moments += _majority(collecting, collecting.proven, patience=STRANGERS_PATIENCE)
-        moments.append(min(collecting.held.values()) + collecting.round_seconds_max)  # (c)
     return min(moments, default=None)
+
+
+def _latest(collecting: Collecting) -> list[float]:
+    """The moments after which nobody is waited for."""
+    moments = []
+    if collecting.held:
+        moments.append(min(collecting.held.values()) + collecting.round_seconds_max)  # (c)
+    if collecting.pending_since is not None:
+        patience = collecting.round_seconds_max if collecting.proven else PENDING_SECONDS
+        moments.append(collecting.pending_since + patience)  # (e)
+    return moments
 
 
 def _majority(collecting: Collecting, group: frozenset[bytes], *, patience: float) -> list[float]:

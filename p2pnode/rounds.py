@@ -34,7 +34,7 @@ from model.trainer import Trainer
 from p2pnode.blobs import Blobs
 from p2pnode.candidates import Candidates
 from p2pnode.catchup import Position, following
-from p2pnode.collect import Collecting, start_moment
+from p2pnode.collect import Collecting, overdue, start_moment
 from p2pnode.delays import Delays
 from p2pnode.driver import Driver
 from p2pnode.genesis import Genesis
@@ -43,6 +43,7 @@ from p2pnode.housekeeping import Housekeeping
 from p2pnode.logs import Logger
 from p2pnode.offering import Offering
 from p2pnode.pool import STRANGERS_MAX, Held, Pool
+from p2pnode.probes import Probes
 from p2pnode.store import Store
 from p2pnode.timings import Timings
 from p2pnode.training import Training
@@ -90,6 +91,7 @@ class Rounds:
         self.known_height = self.state.height
         self.timings = Timings()
         self.driver: Driver
+        self.probes = Probes(parts.store)
         self._house = Housekeeping(parts.store, parts.blobs)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._writing = Writing(parts.blobs, lambda: self.pool, self.changed)
@@ -99,6 +101,7 @@ class Rounds:
         self._fetching: trio.Nursery
         self._later: dict[tuple[bytes, Purpose], consensus.Contribution] = {}
         self._underway: set[trio.CancelScope] = set()
+        self._wasteful: set[bytes] = set()  # blocks that were refused once because they list nobody's learning
         self.claims: dict[bytes, int] = {}  # heights that a node said it is learning without delivering
         self.pool = self._new_pool()
         self.offering = Offering(self)
@@ -195,16 +198,17 @@ class Rounds:
             return None
         if self._wanted >= height:
             return 0.0
+        return start_moment(self._collecting())
+
+    def _collecting(self) -> Collecting:
         expected = self._expected()
-        return start_moment(
-            Collecting(
-                expected=expected,
-                proven=self._proven(expected),
-                held=self.pool.arrivals(),
-                opened=self.timings.opened,
-                pending_since=self._pending_since,
-                round_seconds_max=self.parts.genesis.round_seconds_max,
-            )
+        return Collecting(
+            expected=expected,
+            proven=self._proven(expected),
+            held=self.pool.arrivals(),
+            opened=self.timings.opened,
+            pending_since=self._pending_since,
+            round_seconds_max=self.parts.genesis.round_seconds_max,
         )
 
     def _start(self, height: int) -> None:
@@ -279,9 +283,9 @@ class Rounds:
         pool, header = self.pool, block.header
         if header.height != pool.height:
             return False, "it is for another height"
-        excess = pool.excess(block.contributions)
-        if excess is not None:
-            return False, excess
+        problem = pool.excess(block.contributions) or self._waste(block)
+        if problem is not None:
+            return False, problem
         payloads = await self._payloads(pool, block.contributions, header.proposer)
         if payloads is None:
             return False, "a listed payload cannot be had or is no payload"
@@ -292,6 +296,21 @@ class Rounds:
         if candidate.root != header.model_root:
             return False, f"model root {header.model_root.hex()[:16]} claimed, {candidate.root.hex()[:16]} recomputed"
         return True, ""
+
+    def _waste(self, block: consensus.Block) -> str | None:
+        """Why a block that lists no member's learning is refused while that of some honest member is here, or ``None``.
+
+        Once for each block: where it comes again, it comes with a certificate (or N views later), and whoever is locked on it can
+        decide nothing else.
+        """
+        members = self.pool_members()
+        learned = self.pool.learned() & members
+        if _lists(block, members) or len(learned) <= self.state.membership.current.faults_tolerated():
+            return None
+        if block.hash in self._wasteful or overdue(self._collecting(), trio.current_time()):
+            return None
+        self._wasteful.add(block.hash)
+        return f"it lists no member's update, and those of {len(learned)} members are here"
 
     async def _payloads(
         self, pool: Pool, contributions: Sequence[consensus.Contribution], proposer: bytes
@@ -319,12 +338,16 @@ class Rounds:
             await self._writing.finish([entry for entry in held if entry is not None])
 
     async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
-        """More than two thirds committed this block: make it durable, then become the model that it names."""
+        """More than two thirds committed this block: write it down, then become the model that it names.
+
+        It is durable a little later, beside what comes next; until then the vote log carries it (``Driver.append``).
+        """
         if block.height != self.state.height + 1:
             return
         state = self.state.after(block, certificate)
         round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
-        await in_thread(self.parts.store.put_block, block, certificate, round_)
+        await in_thread(partial(self.parts.store.put_block, block, certificate, round_, durable=False))
+        self._fetching.start_soon(self._keep, block.height)
         replica = await self._reproduce(block)
         if replica is None:
             return  # catch-up was quicker than the payloads
@@ -335,6 +358,10 @@ class Rounds:
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
             self._close(block)
             self._become(Position(state, replica, following(self.recent, block)))
+
+    async def _keep(self, height: int) -> None:
+        await in_thread(self.parts.store.make_durable)
+        self.driver.kept(height)
 
     async def _reproduce(self, block: consensus.Block) -> Replica | None:
         """The certified model. A node that cannot reproduce it stops voting and takes it from its peers."""
@@ -366,12 +393,14 @@ class Rounds:
         if position.state.height > self.state.height:
             self.offering.closed(self.pool.height, ())
             self._become(position)
+            self.driver.kept(position.state.height)  # catch-up writes blocks before it applies them
             self.driver.deliver(consensus.Synced(position.state))
 
     def _close(self, block: consensus.Block) -> None:
         """What a decided block says about who took part."""
         listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
         self._count_claims(listed)
+        self.probes.note(block)
         if listed:
             self.listed.append(listed)
         self.offering.closed(block.height, block.contributions)
@@ -386,6 +415,7 @@ class Rounds:
         self._candidates = Candidates(self.parts.blobs, state, replica)
         self.parts.blobs.keep_model(state.model_root, replica)
         self.offering.opened()
+        self._wasteful.clear()
         closed, self.pool = self.pool, self._new_pool()
         for fetch in self._underway:
             fetch.cancel()  # whoever announced it may never answer, and nobody will ask for these bytes
@@ -465,4 +495,10 @@ class Rounds:
             base_root=self.state.model_root,
             members=self.pool_members() | {self.parts.me},  # strangers' announcements cannot crowd out our own
             payload_bytes=self.pool_payload_bytes,
+            probed=self.probes.recent(self.state.height + 1),
         )
+
+
+def _lists(block: consensus.Block, members: frozenset[bytes]) -> bool:
+    """Whether it lists an update of one of these."""
+    return any(c.purpose is Purpose.UPDATE and c.author in members for c in block.contributions)

@@ -16,6 +16,7 @@ import transport
 from consensus import Purpose
 from p2pnode import __version__, health, logs
 from p2pnode.errors import UserError
+from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
 
 if TYPE_CHECKING:
@@ -144,6 +145,12 @@ class View:
         rounds = self._running()
         if not self.has_quorum():
             raise UserError(f"no probe now: {self.health().reason}", "p2pnode peers shows who is connected")
+        last = rounds.probes.last(self._node.identity.public_key, rounds.state.height + 1)
+        if last is not None:
+            raise UserError(
+                f"test: one probe per {PROBE_HEIGHTS} heights, the last was at height {last}",
+                f"try again at height {last + PROBE_HEIGHTS}",
+            )
         began = trio.current_time()
         height = await rounds.offering.probe()
         announced = trio.current_time() - began
@@ -157,7 +164,7 @@ class View:
             )
         return {
             "height": height,
-            "listed": row["probes"] > 0,
+            "listed": self._node.identity.public_key in rounds.probes.at(height),
             "payload_bytes": rounds.pool_payload_bytes,
             "model_root": row["model_root"],
             "seconds": {"announce": announced, **row["seconds"], "all": trio.current_time() - began},

@@ -1,21 +1,23 @@
 """The rule "collect, then agree" (p2pnode/collect.py), one test a letter."""
 
-from p2pnode.collect import Collecting, start_moment
+from p2pnode.collect import Collecting, overdue, start_moment
 
 A, B, C, D = b"a", b"b", b"c", b"d"
 
 
-def moment(expected, held, *, proven=None, pending_since=None, opened=100.0):
-    return start_moment(
-        Collecting(
-            expected=frozenset(expected),
-            proven=frozenset(expected if proven is None else proven),
-            held=held,
-            opened=opened,
-            pending_since=pending_since,
-            round_seconds_max=60,
-        )
+def collecting(expected, held, *, proven=None, pending_since=None, opened=100.0):
+    return Collecting(
+        expected=frozenset(expected),
+        proven=frozenset(expected if proven is None else proven),
+        held=held,
+        opened=opened,
+        pending_since=pending_since,
+        round_seconds_max=60,
     )
+
+
+def moment(expected, held, **keywords):
+    return start_moment(collecting(expected, held, **keywords))
 
 
 def test_nothing_pending_starts_nothing():
@@ -60,3 +62,11 @@ def test_e_evidence_waits_three_seconds_where_nobody_trains():
 def test_e_evidence_travels_with_the_round_while_somebody_trains():
     assert moment([A, B], {}, pending_since=101.0) == 161.0
     assert moment([A, B], {A: 102.0, B: 103.0}, pending_since=101.0) == 103.0
+
+
+def test_d_what_lists_nobody_waits_for_c_or_e():
+    assert not overdue(collecting([A, B], {}), 1e9)
+    assert not overdue(collecting([A, B], {A: 102.0, B: 103.0}), 161.9) and overdue(collecting([A], {A: 102.0}), 162.0)
+    assert not overdue(collecting([A], {}, pending_since=101.0), 160.9)
+    assert overdue(collecting([A], {}, pending_since=101.0), 161.0)
+    assert overdue(collecting([], {}, pending_since=101.0), 104.0)
