@@ -19,7 +19,7 @@ import consensus
 from p2pnode.delays import Delays
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
-from p2pnode.vote_records import Signed, VoteRecord, decode, encode
+from p2pnode.vote_records import Decided, Signed, VoteRecord, decode, encode
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 from transport.machine import in_thread
@@ -52,7 +52,9 @@ class Duties(Protocol):
     async def build(self, request: consensus.BuildBlock) -> consensus.Block | None: ...
     async def check(self, block: consensus.Block) -> tuple[bool, str]: ...
     async def make_payloads_durable(self, block_hash: bytes) -> None: ...
-    async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None: ...
+    async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
+        """Calls ``Driver.kept`` once the decision survives a loss of power, now or later."""
+
     def wanted(self, height: int) -> None: ...
     def behind(self, height: int) -> None: ...
     def accused(self, evidence: consensus.Evidence) -> None: ...
@@ -109,6 +111,8 @@ class Driver:
         self._log = log
         self._refusals = Refusals(log, "refused")
         self._revival = revival
+        self._kept_height = engine.state.height
+        self._unkept: list[Decided] = []
         self._inbox: deque[consensus.Event] = deque()
         self._newcomers: deque[bytes] = deque()
         self._arrived = Signal()
@@ -170,15 +174,28 @@ class Driver:
                 await self._carry_out_all(self.engine.step(event))
 
     async def append(self, *records: VoteRecord) -> bool:
-        """Make records durable off the loop; False where this node signs nothing (any more)."""
+        """Make records durable off the loop; False where this node signs nothing (any more).
+
+        A decision that the chain file does not hold for good yet goes with them, in the same flush, which counts whole or not at all. So
+        the disk never shows a statement of a height without the decision below it, from which alone a restart could go on signing
+        (rule X4), and no height waits for SQLite. Should the power go before either has it, this node signed nothing above, and the
+        decision comes again from the COMMITs that a quorum has on its disks.
+        """
         if self.silent is not None:
             return False
+        unkept = tuple(self._unkept)
         try:
-            await in_thread(self._vote_log.append, *map(encode, records))
+            await in_thread(self._vote_log.append, *map(encode, (*unkept, *records)))
         except VoteLogFault as fault:
             self._stop_voting(fault)
             return False
+        self._unkept = [decision for decision in self._unkept if decision not in unkept]
         return True
+
+    def kept(self, height: int) -> None:
+        """The chain file holds every decision up to here, and would after a loss of power."""
+        self._kept_height = max(self._kept_height, height)
+        self._unkept = [decision for decision in self._unkept if decision.height > self._kept_height]
 
     def _stop_voting(self, fault: VoteLogFault) -> None:
         self.cannot_vote = str(fault)
@@ -187,23 +204,21 @@ class Driver:
         )
 
     async def _carry_out_all(self, effects: Sequence[consensus.Effect]) -> None:
-        """In order; neighbouring records share one fdatasync, which returns before the next effect of another kind.
+        """In order, but for the records of the step, which share one flush before anything else is carried out.
 
+        Earlier than it must be is still before it is said (rule D5), and what a crash leaves is what it would leave between two effects:
+        statements that are logged and not sent, which a restart sends. A proposer's own PREPARE costs no flush of its own that way.
         The payloads that a COMMIT answers for are on the disk before its record is, because a restart sends again what it finds there.
         """
-        records: list[VoteRecord] = []
         for effect in effects:
-            if isinstance(effect, consensus.Persist):
-                records.append(Signed(effect.record))
-                continue
             if isinstance(effect, consensus.Broadcast) and isinstance(effect.message, consensus.Commit):
                 await self._duties.make_payloads_durable(effect.message.block_hash)
-            if records:
-                await self.append(*records)
-                records = []
-            await self._carry_out(effect)
+        records = [Signed(effect.record) for effect in effects if isinstance(effect, consensus.Persist)]
         if records:
             await self.append(*records)
+        for effect in effects:
+            if not isinstance(effect, consensus.Persist):
+                await self._carry_out(effect)
 
     def _broadcast(self, message: consensus.Message) -> None:
         """A vote leaves only when its record is on the disk."""
@@ -281,10 +296,12 @@ class Driver:
         self.counters.times.decided = trio.current_time()
         self._enter("apply")
         self._applying = True
+        if block.height > self._kept_height:
+            self._unkept.append(Decided(block, certificate))
         await self._duties.decided(block, certificate)
         self._applying = False
-        if self.cannot_vote is None:
-            await in_thread(self._prune, block.height)
+        if self.cannot_vote is None and self._vote_log.needs_care:
+            self._nursery.start_soon(in_thread, self._prune, self._kept_height)
         if self._revival is not None and block.height >= self._revival.height:
             self.engine, self._revival = self._revival.engine(), None
             self._log.info("voting again", height=block.height)

@@ -3,10 +3,15 @@
 What it is: durable facts that were agreed on, plus this node's own timings of them. What it is not: the vote log (``wal.py``), which
 holds what this node signed before anything was agreed, nor payloads and snapshots (``blobs.py``).
 
-Rules for editing: a commit returns only when it is on disk (``synchronous=FULL``; timings alone do without), so writes are called off
-the event loop. Reads have a connection of their own and never wait for a write; the short ones may run on the loop.
+Every row ends in a digest of the rest, so that ``p2pnode verify`` finds a changed bit in what no signature covers, too. SQLite checks
+structure, not content, and what stands in unused space is no content.
+
+Rules for editing: writes are called off the event loop; they return when they are on disk (``synchronous=FULL``), but for timings and
+for blocks written with ``durable=False``, which any later durable write makes so. Reads have a connection of their own and never wait
+for a write; the short ones may run on the loop.
 """
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -17,15 +22,27 @@ from typing import Any
 import consensus
 from p2pnode.errors import SetUpError
 
-_SCHEMA = """
+SCHEMA_VERSION = 2
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS blocks (
-    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL, round TEXT NOT NULL);
+    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL, round TEXT NOT NULL,
+    digest BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS blocks_by_hash ON blocks (hash);
 CREATE TABLE IF NOT EXISTS evidence (
     node BLOB NOT NULL, kind TEXT NOT NULL, height INTEGER NOT NULL, view INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (node, kind, height, view));
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+    digest BLOB NOT NULL, PRIMARY KEY (node, kind, height, view));
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+
+def row_digest(*values: object) -> bytes:
+    """What stands in a row's last column, over those before it."""
+    state = hashlib.sha256()
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode()
+        state.update(len(data).to_bytes(8, "big") + data)
+    return state.digest()[:16]
 
 
 class Store:
@@ -54,16 +71,28 @@ class Store:
             )
 
     def put_block(
-        self, block: consensus.Block, certificate: consensus.CommitCertificate, round_: dict[str, Any]
+        self,
+        block: consensus.Block,
+        certificate: consensus.CommitCertificate,
+        round_: dict[str, Any],
+        *,
+        durable: bool = True,
     ) -> None:
-        """Make a decision durable: the block, its certificate and this node's timings of the round."""
-        self.put_evidence(block.evidence)
-        row = (block.height, block.hash, block.encode(), certificate.encode(), json.dumps(round_))
-        self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+        """Keep a decision: the block, its certificate and this node's timings of the round. Readers see it at once."""
+        self.put_evidence(block.evidence, durable=durable)
+        row = (block.height, bytes(block.hash), block.encode(), certificate.encode(), json.dumps(round_))
+        self._insert("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", row, durable=durable)
+
+    def make_durable(self) -> None:
+        """Return when everything written so far survives a loss of power: SQLite syncs its log as a whole."""
+        self.put_note("durable_height", self.height().to_bytes(8, "big"))
 
     def amend_round(self, height: int, round_: dict[str, Any]) -> None:
         """Replace the timings of a round once more of them are known. They are talk, not agreement, and do not wait for the disk."""
-        self._write("UPDATE blocks SET round = ? WHERE height = ?", (json.dumps(round_), height), durable=False)
+        rows = self._read("SELECT hash, block, certificate FROM blocks WHERE height = ?", height)
+        if rows:
+            row = (height, *rows[0], json.dumps(round_))
+            self._insert("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", row, durable=False)
 
     def height(self) -> int:
         """The highest decided height on disk, 0 when there is none."""
@@ -82,7 +111,7 @@ class Store:
         return rows[0][0] if rows else None
 
     def rounds(self, last: int) -> list[dict[str, Any]]:
-        """The newest ``last`` rounds as this node saw them, oldest first."""
+        """The newest ``last`` rounds as this node saw them, oldest first. Many take long to decode: off the loop."""
         rows = self._read("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", last)
         return [json.loads(row[0]) for row in reversed(rows)]
 
@@ -90,10 +119,10 @@ class Store:
         rows = self._read("SELECT round FROM blocks WHERE height = ?", height)
         return json.loads(rows[0][0]) if rows else None
 
-    def put_evidence(self, evidence: Sequence[consensus.Evidence]) -> None:
+    def put_evidence(self, evidence: Sequence[consensus.Evidence], *, durable: bool = True) -> None:
         for e in evidence:
-            row = (e.author, str(e.kind), e.height, e.view, e.encode())
-            self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, ?)", row)
+            row = (bytes(e.author), str(e.kind), e.height, e.view, e.encode())
+            self._insert("INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", row, durable=durable)
 
     def evidence(self) -> list[tuple[bytes, str, int, int]]:
         """Every known offence as (public key, kind, height, view)."""
@@ -108,7 +137,7 @@ class Store:
         return rows[0][0] if rows else None
 
     def put_note(self, name: str, value: bytes) -> None:
-        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        self._insert("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (name, value))
 
     def close(self) -> None:
         with self._writing, self._reading:
@@ -116,6 +145,14 @@ class Store:
             self._db.close()
 
     def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION) or (
+            version == 0 and self._db.execute("SELECT * FROM sqlite_master").fetchone()
+        ):
+            raise SetUpError(
+                f"the chain file {self._path} has version {version}, this program reads {SCHEMA_VERSION}",
+                "update p2pnode" if version > SCHEMA_VERSION else f"move {self._path.name}* away and start again",
+            )
         self._db.execute("PRAGMA journal_mode=WAL")
         problems = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if problems[0] != "ok":
@@ -129,11 +166,11 @@ class Store:
             except sqlite3.Error as problem:
                 raise self._unusable(problem) from problem
 
-    def _write(self, statement: str, row: tuple[object, ...], *, durable: bool = True) -> None:
+    def _insert(self, statement: str, row: tuple[object, ...], *, durable: bool = True) -> None:
         with self._writing:
             try:
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._db.execute(statement, row)
+                self._db.execute(statement, (*row, row_digest(*row)))
             except sqlite3.Error as problem:
                 raise self._unusable(problem) from problem
 

@@ -107,6 +107,11 @@ class VoteLog:
             self._appends += 1
             self._end += len(data)
 
+    @property
+    def needs_care(self) -> bool:
+        """Whether ``prune`` has something to do. Does not block."""
+        return self._end >= PRUNE_BYTES or self._size - self._end < STEP_BYTES // 2
+
     def prune(self, keep: Callable[[bytes], bool]) -> None:
         """Once the file is large, drop the records that ``keep`` does not want (those of decided heights); see that there is room.
 

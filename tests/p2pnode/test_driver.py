@@ -18,7 +18,7 @@ from p2pnode.driver import (
     Driver,
     Revival,
 )
-from p2pnode.vote_records import Signed, Silent, decode
+from p2pnode.vote_records import Decided, Signed, Silent, decode
 from p2pnode.wal import VoteLog, recover
 from tests.p2pnode.little import Chain, RecordingLog, certify, contribution, identities, payload, sign, until
 from tests.p2pnode.test_wal import file_size_limit
@@ -34,6 +34,7 @@ class Stage:
         self.path = path
         self.events: list[tuple[str, Any]] = []
         self.decided_heights: list[int] = []
+        self.keeps = True  # whether a decision is durable as soon as it is applied
         self.verdict: tuple[bool, str] = (True, "")
         self.held: trio.Event | None = None  # while set and unset inside, `decided` waits
         self.undecided: dict[bytes, consensus.Block] = {}
@@ -108,6 +109,8 @@ class Stage:
             await self.held.wait()
         self.state = self.state.after(block, certificate)
         self.decided_heights.append(block.height)
+        if self.keeps:
+            self.driver.kept(block.height)
         self.note("decided", block.hash)
 
     def wanted(self, height: int) -> None:
@@ -352,3 +355,33 @@ async def test_decided_heights_leave_the_log(path, monkeypatch):
         await until(lambda: stage.decided_heights)
         await trio.testing.wait_all_tasks_blocked(0.05)
     assert {decode(data).height for data in recover(path).records} == {1, 2}
+
+
+async def test_a_decision_that_is_not_durable_yet_goes_into_the_log_with_the_next_statement(path):
+    """So that no disk shows a statement of a height without the decision below it."""
+    stage = Stage(path, members=1)
+    stage.keeps = False
+    async with running(stage):
+        for height in (1, 2):
+            stage.driver.deliver(consensus.StartHeight(height))
+            await until(lambda height=height: stage.decided_heights[-1:] == [height])
+        records = [decode(data) for data in recover(path).records]
+        places = [place for place, record in enumerate(records) if isinstance(record, Decided)]
+        assert [records[place].height for place in places] == [1]
+        assert [record.height for record in records[places[0] :]][:2] == [1, 2]
+        stage.driver.kept(2)
+        assert await stage.driver.append(Silent(0))
+    assert decode(recover(path).records[-1]) == Silent(0)
+    assert len([r for r in recover(path).records if isinstance(decode(r), Decided)]) == 1
+
+
+async def test_a_proposer_says_and_prepares_its_block_in_one_flush(path):
+    stage = Stage(path, members=4, me=proposer_of(4))
+    counted = []
+    append = stage.vote_log.append
+    stage.vote_log.append = lambda *records: (counted.append(len(records)), append(*records))
+    async with running(stage):
+        stage.driver.deliver(consensus.StartHeight(1))
+        await until(lambda: stage.said(consensus.Prepare))
+    assert counted == [2]
+    assert not any(what == "unlogged" for what, _ in stage.events)
