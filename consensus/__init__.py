@@ -38,6 +38,7 @@ What a driver owes the engine:
 `LocalFault` out of `step` is a bug or a broken duty: stop voting. Nothing a peer sends raises.
 """
 
+from consensus.advance import BlockContent, advance, weights
 from consensus.block import Block, BlockHeader
 from consensus.certificate import (
     Certificate,
@@ -58,10 +59,13 @@ from consensus.effects import (
     Decide,
     Effect,
     FetchBlock,
+    Forked,
     HeightWanted,
+    KeyElsewhere,
     Persist,
     Refused,
     ReportEvidence,
+    ReportRequest,
     SetTimer,
 )
 from consensus.encoding import Kind
@@ -85,7 +89,7 @@ from consensus.events import (
 )
 from consensus.evidence import Evidence, EvidenceKind, check_evidence
 from consensus.identifiers import NIL, Digest, PublicKey, Sign, Signature, Verify
-from consensus.membership import Membership, Rules, advance, weights
+from consensus.membership import Membership
 from consensus.messages import (
     Commit,
     Contribution,
@@ -96,6 +100,8 @@ from consensus.messages import (
     decode_message,
 )
 from consensus.record import Record, RecordKind
+from consensus.requests import Invitation, Join, Leave, Request, invitation_statement, token_statement
+from consensus.rules import Rules
 from consensus.votes import Purpose
 
 __all__ = [
@@ -105,6 +111,7 @@ __all__ = [
     "Block",
     "BlockBuilt",
     "BlockChecked",
+    "BlockContent",
     "BlockHeader",
     "BlockReceived",
     "BlockTemplate",
@@ -129,8 +136,13 @@ __all__ = [
     "EvidenceKind",
     "EvidenceReceived",
     "FetchBlock",
+    "Forked",
     "HeightWanted",
+    "Invitation",
+    "Join",
+    "KeyElsewhere",
     "Kind",
+    "Leave",
     "LocalFault",
     "Malformed",
     "Membership",
@@ -146,6 +158,8 @@ __all__ = [
     "RecordKind",
     "Refused",
     "ReportEvidence",
+    "ReportRequest",
+    "Request",
     "Rules",
     "SetTimer",
     "Sign",
@@ -166,5 +180,7 @@ __all__ = [
     "contribution_problem",
     "decode_certificate",
     "decode_message",
+    "invitation_statement",
+    "token_statement",
     "weights",
 ]

@@ -4,17 +4,28 @@
 side by side for that reason. Not here: payload bytes and the model; only their digests pass through.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from consensus.block import VERSION, Block, BlockHeader, certificate_hash, contributions_hash, evidence_hash
+from consensus.advance import BlockContent, advance, evidence_problem, requests_problem, weights
+from consensus.block import (
+    VERSION,
+    Block,
+    BlockHeader,
+    certificate_hash,
+    contributions_hash,
+    evidence_hash,
+    requests_hash,
+)
 from consensus.certificate import CommitCertificate, check_certificate
 from consensus.encoding import digest
 from consensus.errors import LocalFault
 from consensus.evidence import Evidence, check_evidence
 from consensus.identifiers import Digest, PublicKey, Verify
-from consensus.membership import Membership, Rules, advance, evidence_problem
-from consensus.votes import Contribution, Purpose
+from consensus.membership import Membership
+from consensus.requests import Request, check_request
+from consensus.rules import Rules
+from consensus.votes import Contribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,8 @@ class ChainState:
     def genesis(
         cls, chain_id: Digest, *, rules: Rules, founders: Iterable[PublicKey], model_root: Digest
     ) -> "ChainState":
-        return cls(chain_id, rules, 0, digest(b"genesis", chain_id), model_root, Membership.founding(founders), None)
+        membership = Membership.founding(founders, rules)
+        return cls(chain_id, rules, 0, digest(b"genesis", chain_id), model_root, membership, None)
 
     def after(self, block: Block, certificate: CommitCertificate) -> "ChainState":
         """The state that this decided block leads to; the caller has checked both."""
@@ -45,13 +57,8 @@ class ChainState:
             height=block.height,
             block_hash=block.hash,
             model_root=block.header.model_root,
-            membership=self._advance(block.contributions, block.evidence),
+            membership=advance(self.membership, _content_of(block), self.rules),
             last_certificate=certificate,
-        )
-
-    def _advance(self, contributions: Sequence[Contribution], evidence: Sequence[Evidence]) -> Membership:
-        return advance(
-            self.membership, height=self.height + 1, contributions=contributions, evidence=evidence, rules=self.rules
         )
 
 
@@ -62,12 +69,21 @@ class BlockTemplate:
     state: ChainState
     proposer: PublicKey
     evidence: tuple[Evidence, ...] = ()
+    requests: tuple[Request, ...] = ()
 
 
 def build_block(template: BlockTemplate, *, contributions: Iterable[Contribution], model_root: Digest) -> Block:
     """The block that `check_block` accepts, given contributions of the next height in any order."""
     state, membership = template.state, template.state.membership
     listed = tuple(sorted(contributions, key=lambda c: (c.author, c.purpose)))
+    content = BlockContent(
+        height=state.height + 1,
+        proposer=template.proposer,
+        signers=() if state.last_certificate is None else state.last_certificate.authors(),
+        contributions=listed,
+        evidence=template.evidence,
+        requests=template.requests,
+    )
     header = BlockHeader(
         version=VERSION,
         chain_id=state.chain_id,
@@ -76,21 +92,28 @@ def build_block(template: BlockTemplate, *, contributions: Iterable[Contribution
         proposer=template.proposer,
         committee_hash=membership.current.hash,
         next_committee_hash=membership.next.hash,
-        membership_hash=state._advance(listed, template.evidence).hash,
+        membership_hash=advance(membership, content, state.rules).hash,
         last_certificate_hash=certificate_hash(state.last_certificate),
         contributions_hash=contributions_hash(listed),
         evidence_hash=evidence_hash(template.evidence),
+        requests_hash=requests_hash(template.requests),
         previous_root=state.model_root,
         model_root=model_root,
     )
-    return Block(header, listed, template.evidence, state.last_certificate)
+    return Block(header, listed, template.evidence, template.requests, state.last_certificate)
 
 
 def contribution_problem(contribution: Contribution, state: ChainState) -> str | None:
     """Why the block after `state` may not list it (its signature and payload apart), or None."""
     if contribution.height != state.height + 1:
         return "a contribution for another height"
-    return None if contribution.base_root == state.model_root else "a contribution computed from another model"
+    if contribution.base_root != state.model_root:
+        return "a contribution computed from another model"
+    if contribution.codec != state.rules.codec:
+        return "a contribution in another codec than the network's"
+    if state.membership.banned(contribution.author, height=contribution.height):
+        return "a contribution of somebody who was caught"  # rule M8
+    return None
 
 
 def check_block(block: Block, state: ChainState, verify: Verify) -> str | None:
@@ -121,14 +144,16 @@ def _check_body(block: Block, state: ChainState) -> str | None:
         problem = contribution_problem(contribution, state)
         if problem is not None:
             return problem
-    updates = any(c.purpose == Purpose.UPDATE for c in block.contributions)
-    if not updates and header.model_root != header.previous_root:
-        return "a new model without an update"  # rule B3
+    if header.model_root != header.previous_root and not any(weights(block.contributions, state.membership.current)):
+        return "a new model without an update that weighs anything"  # rule B3
     for proof in block.evidence:
         problem = evidence_problem(proof, state.membership, height=header.height)
         if problem is not None:
             return problem
-    if header.membership_hash != state._advance(block.contributions, block.evidence).hash:
+    problem = requests_problem(block.requests, state.membership, height=header.height, rules=state.rules)
+    if problem is not None:
+        return problem
+    if header.membership_hash != advance(state.membership, _content_of(block), state.rules).hash:
         return "a block that leads to another membership"
     return None
 
@@ -144,7 +169,22 @@ def _check_signatures(block: Block, state: ChainState, verify: Verify) -> str | 
         problem = check_evidence(proof, chain_id=state.chain_id, verify=verify)
         if problem is not None:
             return problem
+    for request in block.requests:
+        problem = check_request(request, chain_id=state.chain_id, verify=verify)
+        if problem is not None:
+            return problem
     return None
+
+
+def _content_of(block: Block) -> BlockContent:
+    return BlockContent(
+        height=block.height,
+        proposer=block.header.proposer,
+        signers=() if block.last_certificate is None else block.last_certificate.authors(),
+        contributions=block.contributions,
+        evidence=block.evidence,
+        requests=block.requests,
+    )
 
 
 def _check_last_certificate(certificate: CommitCertificate | None, state: ChainState, verify: Verify) -> str | None:

@@ -11,6 +11,7 @@ from consensus.evidence import Evidence
 from consensus.identifiers import Digest, PublicKey
 from consensus.messages import Message
 from consensus.record import Record
+from consensus.requests import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,31 @@ class Decide:
 
 @dataclass(frozen=True, slots=True)
 class ReportEvidence:
-    """New proof of a double signature: store it, show it, pass it on."""
+    """New proof of an offence: store it, show it, pass it on."""
 
     evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """A request that is new and that the next block may carry: pass it on, once."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class KeyElsewhere:
+    """Somebody else signs with our key. The engine signs nothing any more; say so, loudly, and restart with one copy only."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A valid decision of another block for a height that we decided: more than f members are faulty. Only people can repair this."""
+
+    height: int
+    certificate: CommitCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +135,9 @@ Effect: TypeAlias = (
     | Behind
     | Decide
     | ReportEvidence
+    | ReportRequest
+    | KeyElsewhere
+    | Forked
     | Refused
 )
 

@@ -21,6 +21,10 @@ class Kind(IntEnum):
     """What a signature is for. The transport's kinds (0x20, 0x30) never reach this package."""
 
     CONTRIBUTION = 0x01
+    LEAVE = 0x02
+    JOIN = 0x03
+    INVITATION = 0x04  # inside a JOIN, never a message of its own
+    TOKEN = 0x05  # the same
     PROPOSAL = 0x10
     PREPARE = 0x11
     COMMIT = 0x12
@@ -32,6 +36,10 @@ PREFIX = struct.Struct(">16sB32sQI")
 
 BODIES = {
     Kind.CONTRIBUTION: struct.Struct(">32s32sQHB"),  # base_root, payload_digest, payload_bytes, codec, purpose
+    Kind.LEAVE: struct.Struct(">"),
+    Kind.JOIN: struct.Struct(">32s32sQ64s64s"),  # inviter, token_key, expiry_height, invitation's and token's signature
+    Kind.INVITATION: struct.Struct(">32s"),  # token_key; the statement's height is the expiry
+    Kind.TOKEN: struct.Struct(">32s"),  # joiner
     Kind.PROPOSAL: struct.Struct(">32si"),  # block_hash, valid_view
     Kind.PREPARE: struct.Struct(">32si"),  # block_hash, valid_view
     Kind.COMMIT: struct.Struct(">32s"),  # block_hash

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from consensus.block import Block
 from consensus.certificate import Certificate, CommitCertificate, PrepareCertificate, ViewCertificate
-from consensus.chain import ChainState
+from consensus.chain import BlockTemplate, ChainState
 from consensus.effects import (
     Behind,
     Decide,
@@ -19,6 +19,7 @@ from consensus.effects import (
     HeightWanted,
     Refused,
     ReportEvidence,
+    ReportRequest,
     SetTimer,
     to_all,
 )
@@ -46,7 +47,9 @@ from consensus.identifiers import Digest, PublicKey, Sign, Signature, Verify
 from consensus.journal import Journal
 from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
 from consensus.messages import Commit, Message, Prepare, Proposal
+from consensus.pending import Pending
 from consensus.record import Record, Vote, content_of
+from consensus.requests import Join, Leave, Request
 from consensus.suspicion import Suspicion
 from consensus.timeouts import Timeouts
 from consensus.verified import VerifiedSignatures
@@ -68,6 +71,7 @@ class Engine:
         self._signed_height_max = max((record.height for record in self._records), default=0)
         self._timeouts = Timeouts()
         self._suspicion = Suspicion()
+        self._pending = Pending()
         self._waiting = Waiting()
         self._running: Height | None = None
         self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
@@ -106,6 +110,11 @@ class Engine:
     def pending_evidence(self) -> tuple[Evidence, ...]:
         """Proofs that no block holds yet."""
         return self._suspicion.pending()
+
+    @property
+    def pending_requests(self) -> tuple[Request, ...]:
+        """Requests that no block holds yet, and that one may: rule (e) of "collect, then agree" starts a height for them."""
+        return self._pending.all()
 
     def block(self, block_hash: Digest) -> Block | None:
         """A block of the running height or of the one decided last, to serve somebody's FetchBlock."""
@@ -181,12 +190,19 @@ class Engine:
             journal=journal,
             timeouts=self._timeouts,
             emit=self._effects_append,
-            evidence=self._suspicion.for_next_block,
+            template=self._template,
         )
         self._running.resume(self._kept())
         for thing in self._waiting.take(self.height):
             if self._running.decided is None:
                 self._deliver(self._running, thing)
+
+    def _template(self, proposer: PublicKey) -> BlockTemplate:
+        """# rule E4, N6"""
+        state = self.state
+        return BlockTemplate(
+            state, proposer, self._suspicion.for_next_block(state), self._pending.for_next_block(state)
+        )
 
     def _kept(self) -> list[Block | PrepareCertificate | ViewCertificate | Vote]:
         """What our log holds of the height that begins. Damage here could cost a second signature, so it is loud."""
@@ -215,6 +231,7 @@ class Engine:
         self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
         self._suspicion.moved_to(state)
+        self._pending.moved_to(state)
         self._waiting.moved_to(state, verify=self._verify)
         self._wanted_told = False
         self._want()
@@ -225,6 +242,8 @@ class Engine:
         self._verify.remember(message.author, message.statement(self.state.chain_id), message.signature)
         if isinstance(message, Contribution):
             self._watch(message)
+        elif isinstance(message, Leave | Join):
+            self._on_request(message)
         elif message.author == self._me:
             return  # ours come from the log, not from the network  # rule X5
         elif self._running is not None and message.height == self.height:
@@ -262,10 +281,18 @@ class Engine:
         match thing:
             case PrepareCertificate() | CommitCertificate() | ViewCertificate():
                 running.receive_certificate(thing)
-            case Contribution():
+            case Contribution() | Leave() | Join():
                 pass
             case _:
                 running.receive(thing)
+
+    def _on_request(self, request: Request) -> None:
+        """Checked, kept for our own next block, and passed on once.  # rule N6"""
+        kept = self._pending.add(request, self.state, verify=self._verify)
+        if kept is True:
+            self._effects.append(ReportRequest(request))
+        elif isinstance(kept, str):
+            self.refuse(None, kept)
 
     def _on_timer(self, timer: Timer) -> None:
         if timer.kind == TimerKind.REBROADCAST:

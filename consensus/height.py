@@ -14,13 +14,12 @@ from enum import IntEnum
 
 from consensus.block import Block
 from consensus.certificate import CommitCertificate, PrepareCertificate, ViewCertificate
-from consensus.chain import BlockTemplate, ChainState
+from consensus.chain import BlockTemplate
 from consensus.effects import BroadcastCertificate, BuildBlock, CheckBlock, Effect, FetchBlock, SetTimer, to_all
 from consensus.encoding import Kind
 from consensus.events import Timer, TimerKind
-from consensus.evidence import Evidence
 from consensus.facts import Facts, ViewFacts
-from consensus.identifiers import NIL, Digest
+from consensus.identifiers import NIL, Digest, PublicKey
 from consensus.journal import UNSIGNED, Journal
 from consensus.messages import Commit, Prepare, Proposal, ViewStatus
 from consensus.record import Vote
@@ -46,7 +45,7 @@ class Height:
         journal: Journal,
         timeouts: Timeouts,
         emit: Callable[[Effect], None],
-        evidence: Callable[[ChainState], tuple[Evidence, ...]],
+        template: Callable[[PublicKey], BlockTemplate],
     ) -> None:
         self.facts = facts
         self.height = facts.height
@@ -57,7 +56,7 @@ class Height:
         self._journal = journal
         self._timeouts = timeouts
         self._emit = emit
-        self._evidence = evidence
+        self._template = template
         self._checks: dict[Digest, bool | None] = {}  # None: asked and not answered
         self._checked_in: dict[Digest, int] = {}  # the view in which it was asked
         self._done: set[tuple[str, int]] = set()  # things done once per view
@@ -216,8 +215,7 @@ class Height:
             return True
         if self._once("ask"):
             proposer = self.facts.committee.proposer(self.height, self.view)
-            template = BlockTemplate(self.facts.state, proposer, self._evidence(self.facts.state))
-            self._emit(BuildBlock(self.height, self.view, template))
+            self._emit(BuildBlock(self.height, self.view, self._template(proposer)))
         return False
 
     def _rule_vote(self, current: ViewFacts) -> bool:
@@ -275,11 +273,8 @@ class Height:
     # -- parts of rules --
 
     def _lock_allows(self, proposal: Proposal) -> bool:
-        """Unlocked, or the locked block again, or justified by something prepared no earlier than the lock.  # rule V2, V3"""
-        if self.lock is None:
-            return True
-        view, block_hash = self.lock
-        return proposal.block_hash == block_hash or proposal.valid_view >= view
+        """Unlocked, or justified by something prepared no earlier than the lock.  # rule V2, V3"""
+        return self.lock is None or proposal.valid_view >= self.lock[0]
 
     def _may_propose(self) -> bool:
         """Our turn, and nothing said yet in this view."""

@@ -13,7 +13,31 @@ EVIDENCE_PER_BLOCK_MAX = 16
 """Protocol. Proofs cost two signature checks each; the rest waits for the next block."""
 
 EVIDENCE_AGE_HEIGHTS_MAX = 1000
-"""Protocol. Older proofs are refused, and a proof against the same author for the same kind counts again only after as many."""
+"""Protocol. Older proofs are refused, so that what the chain must remember about the caught is bounded."""
+
+BAN_HEIGHTS = 1000
+"""Protocol. For so long nobody takes contributions of somebody who was caught: about a day of one-minute rounds."""
+
+REQUESTS_PER_BLOCK_MAX = 16
+"""Protocol. A join costs three signature checks; the rest waits for the next block."""
+
+REQUEST_AGE_HEIGHTS_MAX = 100
+"""Protocol. Long enough for a request to reach an honest proposer, short enough to remember whose were carried out."""
+
+INVITATION_HEIGHTS_MAX = 100_000
+"""Protocol. Some two months of one-minute rounds; a used token is remembered until its invitation expires."""
+
+PERMITTED_MAX = 1024
+"""Protocol. Keys that may become members, in the genesis or invited: eight committees of the largest size."""
+
+TOKENS_USED_MAX = 4096
+"""Protocol. Used tokens that have not expired. When so many are held, no join is taken until some expire."""
+
+ABSENT_HEIGHTS = 50
+"""Protocol. Silence for so long is absence: about an hour of one-minute rounds, longer than a restart or an upgrade takes."""
+
+ABSENT_TURNS = 2
+"""Protocol. Own turns missed as well: whoever is merely slow is in no certificate, but proposes when its turn comes."""
 
 CANDIDATES_MAX = 4096
 """Protocol. Non-members whose accepted contributions are counted; fresh keys are free, so the table must not grow with them."""
@@ -22,7 +46,7 @@ VIEW_MAX = 2**31 - 1
 """Protocol. valid_view is a signed 32-bit integer on the wire."""
 
 BLOCK_BYTES_MAX = 128 * 1024
-"""Just above the largest block that the bounds above allow (107 KB)."""
+"""Just above the largest block that the bounds above allow (113 KB)."""
 
 CERTIFICATE_BYTES_MAX = 64 + MEMBERS_MAX * (32 + 32 + 64)
 """The widest certificate: a view certificate of every member."""
@@ -45,8 +69,14 @@ WAITING_PER_MEMBER_MAX = 4
 CONTRIBUTIONS_WATCHED_MAX = 4096
 """Contributions per height remembered to notice a second one; the members' are remembered even when this is full."""
 
-EVIDENCE_PENDING_MAX = 256
-"""Proofs waiting for a block; one per author and kind, so 64 culprits of every kind."""
+EVIDENCE_PENDING_MAX = 768
+"""Proofs waiting for a block; one per author and kind, so every member of the largest committee for every kind."""
+
+REQUESTS_PENDING_MAX = 256
+"""Requests waiting for a block; one per author and kind, so a committee that leaves and as many who join."""
+
+DECISIONS_KEPT_MAX = 64
+"""Decisions remembered to notice a fork of the past: 12 KB each at most, and a decision is repeated for a height only."""
 
 VERIFIED_SIGNATURES_MAX = 16384
 """Signatures remembered as good. 400 members' votes of a height; about 6 MB."""

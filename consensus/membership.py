@@ -1,39 +1,48 @@
-"""How the committee grows: a pure function of committed blocks, effective two heights later.
+"""What the chain knows about people after a block: three committees, who may join, who is here, who was caught.
 
-`Membership` is what the chain knows about people after a block: three committees, who is earning a seat, who was caught. Its
-hash stands in every header, so a node that loads a certified snapshot loads the same memberships as everybody else.
+Its hash stands in every header and is over its encoding, so a node that loads a certified snapshot loads the same membership as
+everybody else, and whoever gave it the bytes is trusted about nothing. How it follows from blocks is advance.py.
 
-For editing: every field is protocol. No wall clock, no local opinion, no iteration over a set.
+For editing: every field is protocol, bounded, and in the encoding. No wall clock, no local opinion, no iteration over a set.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
-from consensus.committee import Committee
-from consensus.encoding import digest
-from consensus.evidence import Evidence, EvidenceKind
+from consensus.committee import Committee, read_committee
+from consensus.encoding import Reader, digest
+from consensus.errors import Malformed
+from consensus.evidence import EVIDENCE_TAGS, EvidenceKind
 from consensus.identifiers import Digest, PublicKey
-from consensus.limits import CANDIDATES_MAX, EVIDENCE_AGE_HEIGHTS_MAX, MEMBERS_MAX
-from consensus.votes import Contribution, Purpose
+from consensus.limits import (
+    ABSENT_TURNS,
+    BAN_HEIGHTS,
+    CANDIDATES_MAX,
+    CONTRIBUTIONS_PER_BLOCK_MAX,
+    EVIDENCE_PER_BLOCK_MAX,
+    MEMBERS_MAX,
+    PERMITTED_MAX,
+    REQUEST_AGE_HEIGHTS_MAX,
+    REQUESTS_PER_BLOCK_MAX,
+    TOKENS_USED_MAX,
+)
+from consensus.rules import Rules
 
-COMMITTEE_SIZE_SAFE = 4
-"""The smallest committee that tolerates one fault."""
+EFFECT_HEIGHTS = 2
+"""What a block says about people acts so many heights later.  # rule M1"""
 
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the genesis says about membership. Under "invite" nobody is admitted yet."""
-
-    admission: Literal["open", "invite"] = "open"
-    probation_contributions: int = 3
-    members_max: int = 64
-
-    def __post_init__(self) -> None:
-        if self.admission not in ("open", "invite"):
-            raise ValueError(f"admission policy {self.admission!r}")
-        if self.probation_contributions < 1 or not 1 <= self.members_max <= MEMBERS_MAX:
-            raise ValueError("probation_contributions is at least 1, members_max between 1 and MEMBERS_MAX")
+OFFENCES_MAX = EVIDENCE_PER_BLOCK_MAX * (BAN_HEIGHTS + EFFECT_HEIGHTS)
+ANSWERED_MAX = REQUESTS_PER_BLOCK_MAX * (REQUEST_AGE_HEIGHTS_MAX + 1)
+MEMBERSHIP_BYTES_MAX = (
+    3 * (3 + 32 * MEMBERS_MAX)
+    + 40 * (CANDIDATES_MAX + TOKENS_USED_MAX + ANSWERED_MAX)
+    + 32 * (2 * CONTRIBUTIONS_PER_BLOCK_MAX + PERMITTED_MAX)
+    + 41 * (MEMBERS_MAX + OFFENCES_MAX)
+    + 64
+)
+_TAGGED = {tag: kind for kind, tag in EVIDENCE_TAGS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,114 +53,140 @@ class Offence:
     kind: EvidenceKind
     height: int
 
+    @property
+    def ends(self) -> int:
+        """The first height at which this is forgotten, and contributions are taken again."""
+        return self.height + EFFECT_HEIGHTS + BAN_HEIGHTS
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """When a member's signature was last in a block, and how many of its own turns it has missed since (2: two or more)."""
+
+    member: PublicKey
+    seen_height: int
+    turns_missed: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """After the block of height h: who decided h, who decides h+1 and h+2, and what growth and evidence depend on."""
+    """After the block of height h: who decided h, who decides h+1 and h+2, and what later committees depend on."""
 
     previous: Committee  # of h: checks the certificate that block h+1 carries
     current: Committee  # of h+1
     next: Committee  # of h+2
     accepted: tuple[tuple[PublicKey, int], ...] = ()  # non-members' accepted contributions, ascending by key
     recent: tuple[tuple[PublicKey, ...], tuple[PublicKey, ...]] = ((), ())  # contributors of h-1 and of h, ascending
-    offences: tuple[Offence, ...] = ()  # ascending by (author, kind), not older than the evidence window
+    permitted: tuple[PublicKey, ...] = ()  # who may be a member under "invite" and "allowlist", ascending
+    tokens: tuple[tuple[PublicKey, int], ...] = ()  # used ones and when their invitations expire, ascending
+    answered: tuple[tuple[PublicKey, int], ...] = ()  # author and height of the newest request carried out, ascending
+    presence: tuple[Presence, ...] = ()  # of the members of `next`, in their order
+    offences: tuple[Offence, ...] = ()  # ascending by (author, kind), while their ban lasts
+    _hash: Digest | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def founding(cls, founders: Iterable[PublicKey]) -> "Membership":
-        committee = Committee.of(founders)
-        return cls(previous=committee, current=committee, next=committee)
+    def founding(cls, founders: Iterable[PublicKey], rules: Rules | None = None) -> "Membership":
+        rules = rules or Rules()
+        committee = Committee.of(founders, rules.threshold_percent)
+        listed = {"open": (), "invite": committee.members, "allowlist": (*rules.allowlist, *committee.members)}
+        return cls(
+            previous=committee,
+            current=committee,
+            next=committee,
+            permitted=tuple(sorted(set(listed[rules.admission]))),
+            presence=tuple(Presence(member, 0) for member in committee.members),
+        )
 
     @property
     def hash(self) -> Digest:
-        return digest(b"membership", *self._parts())
+        known = self._hash
+        if known is None:
+            known = digest(b"membership", self.encode())
+            object.__setattr__(self, "_hash", known)
+        return known
 
-    def _parts(self) -> Iterable[bytes]:
-        for committee in (self.previous, self.current, self.next):
-            yield committee.encode()
-        yield len(self.accepted).to_bytes(4, "big")
-        for key, count in self.accepted:
-            yield key + count.to_bytes(8, "big")
-        for keys in self.recent:
-            yield len(keys).to_bytes(4, "big") + b"".join(keys)
-        for offence in self.offences:
-            yield offence.author + offence.kind.encode().ljust(32, b"\0") + offence.height.to_bytes(8, "big")
+    def encode(self) -> bytes:
+        """Canonical: equal memberships and no others have equal bytes."""
+        counted = [(key, count) for pairs in (self.accepted, self.tokens, self.answered) for key, count in pairs]
+        return b"".join(
+            (
+                *(committee.encode() for committee in (self.previous, self.current, self.next)),
+                *(_count(part) for part in (*self.recent, self.permitted, self.presence, self.offences)),
+                *(_count(part) for part in (self.accepted, self.tokens, self.answered)),
+                *(key for keys in (*self.recent, self.permitted) for key in keys),
+                *(
+                    p.member + p.seen_height.to_bytes(8, "big") + p.turns_missed.to_bytes(1, "big")
+                    for p in self.presence
+                ),
+                *(
+                    o.author + EVIDENCE_TAGS[o.kind].to_bytes(1, "big") + o.height.to_bytes(8, "big")
+                    for o in self.offences
+                ),
+                *(key + count.to_bytes(8, "big") for key, count in counted),
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Membership":
+        """Strict; raises Malformed. That it is the chain's is for the caller to see by its hash."""
+        reader = Reader(data, what="membership", bytes_max=MEMBERSHIP_BYTES_MAX)
+        previous, current, following = (read_committee(reader) for _ in range(3))
+        keys_max = (CONTRIBUTIONS_PER_BLOCK_MAX, CONTRIBUTIONS_PER_BLOCK_MAX, PERMITTED_MAX + MEMBERS_MAX)
+        keys = [reader.count(4, most) for most in keys_max]
+        present, caught = reader.count(4, MEMBERS_MAX), reader.count(4, OFFENCES_MAX)
+        counts = [reader.count(4, most) for most in (CANDIDATES_MAX, TOKENS_USED_MAX, ANSWERED_MAX)]
+        before, latest, permitted = (tuple(reader.key() for _ in range(count)) for count in keys)
+        presence = tuple(
+            Presence(reader.key(), reader.unsigned(8), reader.count(1, ABSENT_TURNS)) for _ in range(present)
+        )
+        offences = tuple(_read_offence(reader) for _ in range(caught))
+        accepted, tokens, answered = (
+            tuple((reader.key(), reader.unsigned(8)) for _ in range(count)) for count in counts
+        )
+        reader.end()
+        for ordered in (before, latest, permitted, *(tuple(key for key, _ in p) for p in (accepted, tokens, answered))):
+            _ascend(ordered)
+        _ascend([(o.author, o.kind) for o in offences])
+        if tuple(p.member for p in presence) != following.members:
+            raise Malformed("a membership whose presence is not its members'")
+        return cls(
+            previous=previous,
+            current=current,
+            next=following,
+            accepted=accepted,
+            recent=(before, latest),
+            permitted=permitted,
+            tokens=tokens,
+            answered=answered,
+            presence=presence,
+            offences=offences,
+        )
 
     def knows(self, author: PublicKey) -> bool:
-        """Members, and candidates with an accepted contribution: whose evidence a block may carry."""
-        return author in self.current or author in self.next or any(key == author for key, _ in self.accepted)
+        """Members, candidates with an accepted contribution, and the permitted: whose evidence a block may carry."""
+        return (
+            author in self.current
+            or author in self.next
+            or author in self.permitted
+            or any(key == author for key, _ in self.accepted)
+        )
+
+    def banned(self, author: PublicKey, *, height: int) -> bool:
+        """Whether the block of `height` refuses what this author contributes.  # rule M8"""
+        return any(o.author == author and o.height + EFFECT_HEIGHTS <= height < o.ends for o in self.offences)
 
 
-def advance(
-    membership: Membership,
-    *,
-    height: int,
-    contributions: Sequence[Contribution],
-    evidence: Sequence[Evidence],
-    rules: Rules,
-) -> Membership:
-    """The membership after the block of `height`, from the one before it.  # rule M1"""
-    authors = sorted({c.author for c in contributions if c.purpose == Purpose.UPDATE})
-    recent = (membership.recent[1], tuple(authors))
-    counts = dict(membership.accepted)
-    for author in authors:
-        if author not in membership.next:
-            counts[author] = counts.get(author, 0) + 1
-    committee = _grown(membership.next, counts=counts, recent=recent, rules=rules)
-    return Membership(
-        previous=membership.current,
-        current=membership.next,
-        next=committee,
-        accepted=_bounded(counts, committee),
-        recent=recent,
-        offences=_offences(membership.offences, height=height, evidence=evidence),
-    )
+def _count(part: tuple[Any, ...]) -> bytes:
+    return len(part).to_bytes(4, "big")
 
 
-def weights(contributions: Sequence[Contribution], committee: Committee) -> tuple[int, ...]:
-    """How much each listed contribution moves the model.  # rule M4"""
-    everybody = len(committee) < COMMITTEE_SIZE_SAFE
-    return tuple(int(c.purpose == Purpose.UPDATE and (everybody or c.author in committee)) for c in contributions)
+def _ascend(keys: Any) -> None:
+    if any(a >= b for a, b in pairwise(keys)):
+        raise Malformed("a membership out of order")
 
 
-def evidence_problem(evidence: Evidence, membership: Membership, *, height: int) -> str | None:
-    """Why the block of `height` may not carry this proof (its signatures apart), or None.  # rule E3"""
-    if not 0 <= height - evidence.height <= EVIDENCE_AGE_HEIGHTS_MAX:
-        return "evidence too old, or from the future"
-    if not membership.knows(evidence.author):
-        return "evidence against a stranger"
-    for offence in membership.offences:
-        if (offence.author, offence.kind) == evidence.order and height - offence.height <= EVIDENCE_AGE_HEIGHTS_MAX:
-            return "evidence that the chain already holds"
-    return None
-
-
-def _grown(
-    committee: Committee, *, counts: dict[PublicKey, int], recent: tuple[tuple[PublicKey, ...], ...], rules: Rules
-) -> Committee:
-    """The committee two heights on. Two and three members tolerate nothing, so nobody stops there.  # rule M2, M3"""
-    room = rules.members_max - len(committee)
-    if rules.admission != "open" or room <= 0:
-        return committee
-    steady = set(recent[0]) & set(recent[1])
-    ready = sorted(key for key, n in counts.items() if n >= rules.probation_contributions and key in steady)
-    if len(committee) >= COMMITTEE_SIZE_SAFE:
-        return Committee.of((*committee.members, *ready[:1]))  # rule M3
-    admitted = ready[:room]
-    if len(committee) + len(admitted) >= COMMITTEE_SIZE_SAFE:
-        return Committee.of((*committee.members, *admitted))  # rule M2
-    return committee
-
-
-def _bounded(counts: dict[PublicKey, int], committee: Committee) -> tuple[tuple[PublicKey, int], ...]:
-    """Members need no count; of too many candidates those with the fewest contributions are forgotten.  # rule M5"""
-    candidates = [(key, n) for key, n in counts.items() if key not in committee]
-    if len(candidates) > CANDIDATES_MAX:
-        candidates = sorted(candidates, key=lambda entry: (-entry[1], entry[0]))[:CANDIDATES_MAX]
-    return tuple(sorted(candidates))
-
-
-def _offences(held: tuple[Offence, ...], *, height: int, evidence: Sequence[Evidence]) -> tuple[Offence, ...]:
-    kept = {(o.author, o.kind): o for o in held if height - o.height < EVIDENCE_AGE_HEIGHTS_MAX}
-    for proof in evidence:
-        kept[proof.order] = Offence(proof.author, proof.kind, height)
-    return tuple(kept[key] for key in sorted(kept))
+def _read_offence(reader: Reader) -> Offence:
+    author, tag, height = reader.key(), reader.unsigned(1), reader.unsigned(8)
+    if tag not in _TAGGED:
+        raise Malformed(f"an offence of kind {tag}")
+    return Offence(author, _TAGGED[tag], height)

@@ -1,9 +1,9 @@
-"""The five signed messages, and their one way in from the wire: `decode_message`.
+"""The signed messages, and their one way in from the wire: `decode_message`.
 
 A message is a signed statement plus an attachment that nobody signed. An attachment proves itself (a block by its hash, a
 certificate by its signatures), so a relay that swaps it can spoil a copy of the message but cannot blame the author for it.
 
-Contribution, Prepare and Commit live in votes.py, because blocks and certificates are made of them.
+Contribution, Prepare and Commit live in votes.py, Leave and Join in requests.py, because blocks and certificates are made of them.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from consensus.encoding import BODIES, Kind, Reader, prefix, sized, split_statem
 from consensus.errors import Malformed
 from consensus.identifiers import NIL, Digest, PublicKey, Signature
 from consensus.limits import ATTACHMENT_BYTES_MAX
+from consensus.requests import Join, Leave, parse_request
 from consensus.votes import (
     NO_VIEW,
     Commit,
@@ -74,9 +75,9 @@ class ViewStatus:
         return sized(_encode_optional(self.prepared)) + sized(_encode_optional(self.view_certificate))
 
 
-__all__ = ["Commit", "Contribution", "Message", "Prepare", "Proposal", "ViewStatus", "decode_message"]
+__all__ = ["Commit", "Contribution", "Join", "Leave", "Message", "Prepare", "Proposal", "ViewStatus", "decode_message"]
 
-Message: TypeAlias = Contribution | Proposal | Prepare | Commit | ViewStatus
+Message: TypeAlias = Contribution | Leave | Join | Proposal | Prepare | Commit | ViewStatus
 
 
 def proposal_statement(chain_id: Digest, height: int, view: int, block_hash: Digest, valid_view: int) -> bytes:
@@ -98,11 +99,15 @@ def decode_message(
         raise Malformed("a message for the genesis")
     if attachment and kind not in (Kind.PROPOSAL, Kind.VIEW_STATUS):
         raise Malformed(f"{kind.name} with an attachment")
+    if view != 0 and kind in (Kind.CONTRIBUTION, Kind.LEAVE, Kind.JOIN):
+        raise Malformed(f"{kind.name} in a view")
     match kind:
         case Kind.CONTRIBUTION:
-            if view != 0:
-                raise Malformed("a contribution in a view")
             return parse_contribution(author, signature, height, body)
+        case Kind.LEAVE | Kind.JOIN:
+            return parse_request(kind, author, signature, height, body)
+        case Kind.INVITATION | Kind.TOKEN:
+            raise Malformed(f"{kind.name} outside a JOIN")
         case Kind.PROPOSAL:
             message = _parse_proposal(author, signature, height, view, attachment)
         case Kind.PREPARE:

@@ -1,13 +1,13 @@
-"""Proofs of double signatures that wait for a block, and the contributions remembered to notice a second one.
+"""Proofs of offences that wait for a block, and the contributions remembered to notice a second one.
 
 One proof per author and kind: a second adds nothing to what the committee can do about it.  # rule E3
 """
 
+from consensus.advance import evidence_problem
 from consensus.chain import ChainState
 from consensus.evidence import Evidence, EvidenceKind, evidence_of
 from consensus.identifiers import PublicKey
 from consensus.limits import CONTRIBUTIONS_WATCHED_MAX, EVIDENCE_PENDING_MAX, EVIDENCE_PER_BLOCK_MAX
-from consensus.membership import evidence_problem
 from consensus.votes import Contribution, Purpose
 
 
@@ -20,7 +20,12 @@ class Suspicion:
         """True if this proof is new and of use to the next block or a later one."""
         height = max(state.height + 1, evidence.height)
         known = evidence.order in self._pending or len(self._pending) >= EVIDENCE_PENDING_MAX
-        if known or evidence.height > state.height + 2 or evidence_problem(evidence, state.membership, height=height):
+        ahead_max = (
+            1 if evidence.kind == EvidenceKind.WRONG_PROPOSER else 2
+        )  # whose turn it is depends on the committee
+        if known or evidence.height > state.height + ahead_max:
+            return False
+        if evidence_problem(evidence, state.membership, height=height) is not None:
             return False
         self._pending[evidence.order] = evidence
         return True

@@ -24,7 +24,7 @@ class Purpose(IntEnum):
     PROBE = 1
 
 
-class _NoAttachment:
+class NoAttachment:
     __slots__ = ()
 
     def attachment(self) -> bytes:
@@ -32,7 +32,7 @@ class _NoAttachment:
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution(_NoAttachment):
+class Contribution(NoAttachment):
     """`author` offers the payload of this digest, computed from the model of root `base_root`, to height `height`."""
 
     kind: ClassVar[Kind] = Kind.CONTRIBUTION
@@ -55,7 +55,7 @@ class Contribution(_NoAttachment):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepare(_NoAttachment):
+class Prepare(NoAttachment):
     """First vote of a view: for the block that the view's proposal names, justified by `valid_view`, or for NIL."""
 
     kind: ClassVar[Kind] = Kind.PREPARE
@@ -71,7 +71,7 @@ class Prepare(_NoAttachment):
 
 
 @dataclass(frozen=True, slots=True)
-class Commit(_NoAttachment):
+class Commit(NoAttachment):
     """Second vote of a view: for the block that a quorum prepared (the author is then locked on it), or for NIL."""
 
     kind: ClassVar[Kind] = Kind.COMMIT

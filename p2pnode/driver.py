@@ -254,10 +254,20 @@ class Driver:
                 self.counters.evidence += 1
                 self._duties.accused(evidence)
                 self._voice.broadcast_evidence(evidence)
+            case consensus.ReportRequest(request=request):
+                self._voice.broadcast(request)
+            case consensus.KeyElsewhere(reason=reason):
+                self._key_elsewhere(reason)
+            case consensus.Forked(height=height, certificate=certificate):
+                self._log.error("fork", height=height, other=certificate.block_hash.hex()[:12])
             case consensus.Refused(peer=peer, reason=reason):
                 self._refused(peer, reason)
             case _:
                 assert_never(effect)
+
+    def _key_elsewhere(self, reason: str) -> None:
+        self.cannot_vote = reason
+        self._log.error("voting stopped", reason=reason, hint="run one copy of this key only, then restart it")
 
     async def _ring(self, timer: consensus.Timer, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -134,7 +134,7 @@ class Traitor:
     def _wrong(self, block: Block) -> Block:
         root = Digest(block.header.model_root[::-1])
         header = replace(block.header, model_root=root)
-        return Block(header, block.contributions, block.evidence, block.last_certificate)
+        return Block(header, block.contributions, block.evidence, block.requests, block.last_certificate)
 
     def _learn(self, vote: Prepare | Commit) -> None:
         """Any block its own process has seen may be voted for."""

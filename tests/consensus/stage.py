@@ -31,7 +31,9 @@ from consensus import (
     Evidence,
     EvidenceReceived,
     FetchBlock,
+    Forked,
     HeightWanted,
+    KeyElsewhere,
     MessageReceived,
     Persist,
     Prepare,
@@ -40,6 +42,7 @@ from consensus import (
     Record,
     Refused,
     ReportEvidence,
+    ReportRequest,
     Rules,
     SetTimer,
     StartHeight,
@@ -263,6 +266,13 @@ class Stage:
             case ReportEvidence(evidence):
                 self._note(i, f"has {self._name(evidence)}")
                 self._post(i, evidence)
+            case ReportRequest(request):
+                self._note(i, f"passes on {request.kind.name} of n{self._index(request.author)}")
+                self._post(i, request)
+            case KeyElsewhere(reason):
+                self._note(i, f"falls silent: {reason}")
+            case Forked(_, certificate):
+                self._note(i, f"sees a FORK: {self._name(certificate)}")
             case Refused(_, reason):
                 self._note(i, f"refuses {reason}")
 

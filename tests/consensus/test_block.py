@@ -7,7 +7,14 @@ import pytest
 
 from consensus import Block, BlockTemplate, ChainState, Digest, LocalFault, Malformed, Purpose, build_block, check_block
 from consensus.block import contributions_hash, evidence_hash
-from consensus.limits import CONTRIBUTIONS_PER_BLOCK_MAX
+from consensus.evidence import EVIDENCE_BYTES_MAX
+from consensus.limits import (
+    BLOCK_BYTES_MAX,
+    CONTRIBUTIONS_PER_BLOCK_MAX,
+    EVIDENCE_PER_BLOCK_MAX,
+    MEMBERS_MAX,
+    REQUESTS_PER_BLOCK_MAX,
+)
 from p2pnode.simulation.keys import key
 from p2pnode.simulation.ledger import CHAIN_ID, ROOT_0, contribution, genesis
 from tests.consensus.bench import Bench
@@ -46,7 +53,7 @@ def test_contributions_may_be_given_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 1),
         ("chain_id", Digest(b"\1" * 32)),
         ("previous", Digest(b"\1" * 32)),
         ("proposer", key(9)),
@@ -59,13 +66,17 @@ def test_contributions_may_be_given_in_any_order() -> None:
 def test_each_field_of_the_header_is_checked(field: str, value: object) -> None:
     block = second()
     changed = Block(
-        replace(block.header, **{field: value}), block.contributions, block.evidence, block.last_certificate
+        replace(block.header, **{field: value}),
+        block.contributions,
+        block.evidence,
+        block.requests,
+        block.last_certificate,
     )
     assert changed.hash != block.hash
     assert problem(changed) is not None
 
 
-@pytest.mark.parametrize("field", ["contributions_hash", "evidence_hash", "last_certificate_hash"])
+@pytest.mark.parametrize("field", ["contributions_hash", "evidence_hash", "requests_hash", "last_certificate_hash"])
 def test_a_block_cannot_exist_with_a_body_that_its_header_does_not_name(field: str) -> None:
     block = second()
     with pytest.raises(Malformed):
@@ -73,6 +84,7 @@ def test_a_block_cannot_exist_with_a_body_that_its_header_does_not_name(field: s
             replace(block.header, **{field: Digest(b"\1" * 32)}),
             block.contributions,
             block.evidence,
+            block.requests,
             block.last_certificate,
         )
 
@@ -82,7 +94,7 @@ def rebuilt(change: Callable[[tuple], tuple]) -> Block:
     block = second()
     listed = change(block.contributions)
     header = replace(block.header, contributions_hash=contributions_hash(listed))
-    return Block(header, listed, block.evidence, block.last_certificate)
+    return Block(header, listed, block.evidence, block.requests, block.last_certificate)
 
 
 def test_contributions_are_signed_ascending_and_of_this_height_and_model() -> None:
@@ -117,7 +129,7 @@ def test_without_an_update_the_model_stays() -> None:
         kept = build_block(template, contributions=listed, model_root=SECOND_STATE.model_root)
         moved = build_block(template, contributions=listed, model_root=Digest(b"\3" * 32))
         assert problem(kept) is None
-        assert problem(moved) == "a new model without an update"
+        assert problem(moved) == "a new model without an update that weighs anything"
 
 
 def test_the_decision_before_it_is_carried_and_checked() -> None:
@@ -180,8 +192,6 @@ def test_a_state_only_moves_to_the_block_that_follows() -> None:
 
 
 def test_the_largest_block_fits_its_bounds() -> None:
-    from consensus.limits import BLOCK_BYTES_MAX, MEMBERS_MAX
-
     crowd = [
         contribution(BENCH.signatures, i % 250, SECOND_STATE, salt=b"%d" % i)
         for i in range(CONTRIBUTIONS_PER_BLOCK_MAX)
@@ -190,6 +200,8 @@ def test_the_largest_block_fits_its_bounds() -> None:
         BENCH.sign(replace(c, author=i.to_bytes(32, "big")))
         for i, c in enumerate(crowd)  # type: ignore[arg-type]
     ]
-    block = build_block(BlockTemplate(SECOND_STATE, key(2)), contributions=listed, model_root=Digest(b"\3" * 32))
-    assert len(block.encode()) + MEMBERS_MAX * 96 + 16 * 440 < BLOCK_BYTES_MAX
+    template = BlockTemplate(SECOND_STATE, key(2))
+    block = build_block(template, contributions=listed, model_root=SECOND_STATE.model_root)
+    rest = MEMBERS_MAX * 96 + EVIDENCE_PER_BLOCK_MAX * EVIDENCE_BYTES_MAX + REQUESTS_PER_BLOCK_MAX * 345
+    assert len(block.encode()) + rest < BLOCK_BYTES_MAX
     assert problem(Block.decode(block.encode())) is None

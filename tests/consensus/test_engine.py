@@ -204,12 +204,18 @@ class TestLocks:
         (vote,) = said(Prepare, bench.accept(bench.proposal(3, 2, other, old)))
         assert vote.block_hash == NIL
 
-    def test_the_locked_block_may_come_again_as_fresh(self, bench: Bench) -> None:
+    def test_the_locked_block_itself_needs_its_certificate(self, bench: Bench) -> None:
+        """A PREPARE with an older valid view than the lock would be half of a proof of amnesia."""
         block = locked(bench)
         for _ in range(4):
             next_view(bench)
         (vote,) = said(Prepare, bench.accept(bench.proposal(1, 4, block)))
-        assert vote.block_hash == block.hash
+        assert vote.block_hash == NIL
+        for _ in range(4):
+            next_view(bench)
+        again = bench.proposal(1, 8, block, bench.prepared(0, block, (1, 2, 3)))
+        (vote,) = said(Prepare, bench.accept(again))
+        assert (vote.block_hash, vote.valid_view) == (block.hash, 0)
 
     def test_a_certificate_of_another_view_locks_nothing(self, bench: Bench) -> None:
         next_view(bench)

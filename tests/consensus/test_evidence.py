@@ -72,10 +72,11 @@ def test_what_an_honest_node_does_is_no_evidence(one, other) -> None:
 
 def test_signatures_keys_and_chains_cannot_be_swapped() -> None:
     evidence = proof(*DOUBLES["double_prepare"])
+    first, second = evidence.signed
     for framed in (
         replace(evidence, author=key(3)),
-        replace(evidence, second_signature=evidence.first_signature),
-        replace(evidence, first_signature=evidence.second_signature, second_signature=evidence.first_signature),
+        replace(evidence, signed=(first, (second[0], first[1]))),
+        replace(evidence, signed=((first[0], second[1]), (second[0], first[1]))),
     ):
         assert problem(framed) is not None
     elsewhere = check_evidence(evidence, chain_id=Digest(b"\1" * 32), verify=BENCH.signatures.verify)

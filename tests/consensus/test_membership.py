@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from consensus import Committee, Contribution, Malformed, Membership, Purpose, Rules, advance, weights
+from consensus import BlockContent, Committee, Contribution, Malformed, Membership, Purpose, Rules, advance, weights
+from consensus.advance import evidence_problem
 from consensus.evidence import evidence_of
 from consensus.limits import CANDIDATES_MAX, EVIDENCE_AGE_HEIGHTS_MAX
-from consensus.membership import evidence_problem
 from p2pnode.simulation.keys import key
 from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
@@ -77,9 +77,8 @@ class Chain:
         listed = [contribution(signatures, i, state) for i in authors]
         listed += [contribution(signatures, i, state, purpose=Purpose.PROBE) for i in probes]
         self.height += 1
-        self.membership = advance(
-            self.membership, height=self.height, contributions=listed, evidence=(), rules=self.rules
-        )
+        content = BlockContent(self.height, key(0), contributions=listed)
+        self.membership = advance(self.membership, content, self.rules)
         return [len(self.membership.current), len(self.membership.next)]
 
 
@@ -149,7 +148,7 @@ def test_the_hash_covers_every_field() -> None:
     for _ in range(2):
         chain.block(0, 5)
     membership, offence = chain.membership, double_contribution(chain.bench, 5)
-    later = advance(membership, height=3, contributions=(), evidence=(offence,), rules=chain.rules)
+    later = advance(membership, BlockContent(3, key(0), evidence=(offence,)), chain.rules)
     changed = [
         membership,
         replace(membership, previous=committee(5)),
@@ -173,13 +172,13 @@ def test_evidence_counts_once_per_author_and_kind_and_window() -> None:
     bench, rules = Bench(), Rules()
     membership, proof = bench.state.membership, double_contribution(bench, 1)
     assert evidence_problem(proof, membership, height=1) is None
-    after = advance(membership, height=1, contributions=(), evidence=(proof,), rules=rules)
+    after = advance(membership, BlockContent(1, key(0), evidence=(proof,)), rules)
     assert "already" in str(evidence_problem(proof, after, height=2))
     assert "old" in str(evidence_problem(proof, membership, height=2 + EVIDENCE_AGE_HEIGHTS_MAX))
     assert "future" in str(evidence_problem(proof, membership, height=0))
     assert "stranger" in str(evidence_problem(double_contribution(bench, 9), membership, height=1))
-    for height in range(2, EVIDENCE_AGE_HEIGHTS_MAX + 3):
-        after = advance(after, height=height, contributions=(), evidence=(), rules=rules)
+    for height in range(2, EVIDENCE_AGE_HEIGHTS_MAX + 5):
+        after = advance(after, BlockContent(height, key(0)), rules)
     assert after.offences == ()
 
 

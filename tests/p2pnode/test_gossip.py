@@ -118,7 +118,7 @@ async def test_evidence_travels(tmp_path):
     chain_id = consensus.Digest(CHAIN.genesis.chain_id)
     votes = [prepare(CHAIN.founders[3]), prepare(CHAIN.founders[3], block_hash=consensus.Digest(b"\1" * 32))]
     pairs = sorted((vote.statement(chain_id), vote.signature) for vote in votes)
-    proof = consensus.Evidence(votes[0].author, *pairs[0], *pairs[1])
+    proof = consensus.Evidence(votes[0].author, tuple(pairs))
     async with network(one, two):
         one.gossip.broadcast_evidence(proof)
         await until(lambda: two.events)

@@ -1,0 +1,58 @@
+"""Requests that wait for a block: verified, one per author and kind, and only such as the next block may carry.
+
+Like suspicion.py for proofs. A newer request of one author and kind replaces the older; when there is no room, it is dropped, and
+its author says it again.
+"""
+
+from consensus.advance import request_problem, requests_problem
+from consensus.chain import ChainState
+from consensus.encoding import Kind
+from consensus.identifiers import PublicKey, Verify
+from consensus.limits import REQUESTS_PENDING_MAX, REQUESTS_PER_BLOCK_MAX
+from consensus.requests import Leave, Request, check_request
+
+
+class Pending:
+    def __init__(self) -> None:
+        self._held: dict[tuple[PublicKey, Kind], Request] = {}
+
+    def add(self, request: Request, state: ChainState, *, verify: Verify) -> bool | str:
+        """True if it is new and of use, False if it is known already, or why it is refused.  # rule N1, N6"""
+        name = (request.author, request.kind)
+        held = self._held.get(name)
+        if held is not None and held.height >= request.height:
+            return False
+        if held is None and len(self._held) >= REQUESTS_PENDING_MAX:
+            return "a request for which there is no room"
+        problem = _problem(request, state) or check_request(request, chain_id=state.chain_id, verify=verify)
+        if problem is not None:
+            return problem
+        self._held[name] = request
+        return True
+
+    def for_next_block(self, state: ChainState) -> tuple[Request, ...]:
+        """What a block on top of `state` may carry, ascending; of those who leave, the oldest request.  # rule N3, N6"""
+        chosen: list[Request] = []
+        height, rules = state.height + 1, state.rules
+        leaving = [(r.height, r.author) for r in self._held.values() if isinstance(r, Leave)]
+        for request in sorted(self._held.values(), key=lambda r: (r.author, r.kind)):
+            if isinstance(request, Leave) and (request.height, request.author) != min(leaving):
+                continue
+            if requests_problem([*chosen, request], state.membership, height=height, rules=rules) is None:
+                chosen.append(request)
+        return tuple(chosen[:REQUESTS_PER_BLOCK_MAX])
+
+    def all(self) -> tuple[Request, ...]:
+        return tuple(self._held.values())
+
+    def moved_to(self, state: ChainState) -> None:
+        """Forget what was carried out, and what no block may carry any more."""
+        self._held = {name: request for name, request in self._held.items() if _problem(request, state) is None}
+
+
+def _problem(request: Request, state: ChainState) -> str | None:
+    """Somebody who is a height ahead may have asked; nobody is two ahead of what is decided."""
+    if request.height > state.height + 2:
+        return "a request from the future"
+    height = max(state.height + 1, request.height)
+    return request_problem(request, state.membership, height=height, rules=state.rules)
