@@ -167,10 +167,14 @@ class Store:
                 raise self._unusable(problem) from problem
 
     def _insert(self, statement: str, row: tuple[object, ...], *, durable: bool = True) -> None:
+        """``row`` and its digest."""
+        self._write(statement, (*row, row_digest(*row)), durable=durable)
+
+    def _write(self, statement: str, values: tuple[object, ...], *, durable: bool = True) -> None:
         with self._writing:
             try:
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._db.execute(statement, (*row, row_digest(*row)))
+                self._db.execute(statement, values)
             except sqlite3.Error as problem:
                 raise self._unusable(problem) from problem
 
