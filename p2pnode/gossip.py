@@ -65,6 +65,7 @@ class Gossip:
         self.statuses: dict[bytes, Status] = {}
         self.on_status: Callable[[], None] = lambda: None
         self.on_peer: Callable[[bytes], None] = lambda _: None
+        self.on_twin: Callable[[transport.TwinSeen], None] = lambda _: None
         self.deliver: Callable[[consensus.Event], Awaitable[None]] | None = None
         self.undecided_block: Callable[[bytes], consensus.Block | None] = lambda _: None
         self._identity = identity
@@ -162,6 +163,8 @@ class Gossip:
                     self.on_status()
                 case transport.BootstrapFailed(address=address, reason=reason):
                     failures[address] = reason
+                case transport.TwinSeen():
+                    self.on_twin(event)
                 case transport.ReachabilityChanged():
                     pass
                 case _:

@@ -30,6 +30,7 @@ from transport.events import (
     ReachabilityChanged,
     Statistics,
     SwarmEvent,
+    TwinSeen,
 )
 from transport.framing import APPLICATION_KIND_MIN, encode_frame
 from transport.identity import Identity, NodeId, PublicKey, node_id, short_id, verify
@@ -74,6 +75,7 @@ __all__ = [
     "Statistics",
     "Swarm",
     "SwarmEvent",
+    "TwinSeen",
     "UserError",
     "content_digest",
     "digest_of",

@@ -6,10 +6,11 @@ but a bug of ours leaves `run` as an exception. Every wait has a deadline or is 
 
 from __future__ import annotations
 
+import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -37,7 +38,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Shaken:
-    """A stream whose both ends have accepted each other."""
+    """A stream whose both ends have accepted each other. `id` is the same at both, and no other connection's.
+
+    `suspected` names the connection to this peer that our HELLO called dead, `said.suspected` the one that its HELLO did.
+    """
 
     stream: trio.SSLStream[trio.abc.Stream]
     decoder: FrameDecoder
@@ -47,6 +51,8 @@ class Shaken:
     remote: Address
     local: Address
     direction: Direction
+    id: bytes
+    suspected: bytes
 
 
 class Connection:
@@ -66,9 +72,25 @@ class Connection:
         )
         self._waiting_since: float | None = None
         self._pings_sent = 0
-        self._ping_sent_at = 0.0
+        self._pinged_at = 0.0
+        self._unanswered: dict[int, float] = {}  # number of a PING and when it was sent; of DEAD_SECONDS at most
+        self._heard = trio.Event()
         self._bye_sent = False
         self._bye_received = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Nothing has come for a while, though it was asked: the path is cut, or the peer hangs. Not yet dead."""
+        since = self._waiting_since
+        return since is not None and trio.current_time() - since >= limits.SILENT_SECONDS
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether anything comes from it within that time, now that it is asked."""
+        before = self._heard
+        self._ping()
+        with trio.move_on_after(seconds):
+            await before.wait()
+        return before.is_set()
 
     async def run(self, receive: Receive) -> None:
         """Until it ends; `reason` and `fault` say why. `receive` gets every frame but those of the connection's own."""
@@ -129,13 +151,18 @@ class Connection:
                     case _:
                         await receive(kind, body)
             self._waiting_since = trio.current_time()
-            data = await self._stream.receive_some(limits.READ_BYTES)
+            data = await self._stream.receive_some(limits.RECORD_BYTES)
             self._waiting_since = None
             if not data:
                 self.reason = self.reason or "the peer closed the connection"
                 return
             self._traffic.received += len(data)
-            decoder.feed(bytes(data))
+            self._heard.set()
+            self._heard = trio.Event()
+            decoder.feed(data)
+            for record in _at_hand(self._stream):
+                self._traffic.received += len(record)
+                decoder.feed(record)
 
     async def _throttle(self) -> None:
         """A peer that pushes faster than its share is read more slowly; it is not punished."""
@@ -161,27 +188,39 @@ class Connection:
         self._traffic.sent += len(data)
 
     async def _keep_alive(self) -> None:
-        ping_at = trio.current_time()
+        """PING now and then, which measures; and sooner where nothing comes, which shows whether anything can."""
+        self._ping()
         while True:
             now = trio.current_time()
-            waiting_since = self._waiting_since
-            if waiting_since is not None and now - waiting_since >= limits.DEAD_SECONDS:
+            waiting_since = now if self._waiting_since is None else self._waiting_since
+            if now - waiting_since >= limits.DEAD_SECONDS:
                 raise RemoteFault(self.name, f"nothing heard for {limits.DEAD_SECONDS:.0f} s")
-            if now >= ping_at and not self.is_retired:
-                self._pings_sent += 1
-                self._ping_sent_at = now
-                self._outbox.push(encode_frame(Kind.PING, _NONCE.pack(self._pings_sent)))
+            ping_at = self._ping_at(waiting_since)
             if now >= ping_at:
-                ping_at = now + limits.PING_SECONDS
-            dead_at = (waiting_since if waiting_since is not None else now) + limits.DEAD_SECONDS
-            await trio.sleep_until(min(ping_at, dead_at))
+                self._ping()
+                ping_at = self._ping_at(waiting_since)
+            await trio.sleep_until(min(ping_at, waiting_since + limits.DEAD_SECONDS))
+
+    def _ping_at(self, waiting_since: float) -> float:
+        quiet_at = max(waiting_since, self._pinged_at) + limits.QUIET_SECONDS
+        return min(quiet_at, self._pinged_at + limits.PING_SECONDS)
+
+    def _ping(self) -> None:
+        now = self._pinged_at = trio.current_time()
+        if not self.is_retired:
+            self._pings_sent += 1
+            self._unanswered[self._pings_sent] = now
+            self._outbox.push(encode_frame(Kind.PING, _NONCE.pack(self._pings_sent)))
 
     def _on_pong(self, body: bytes) -> None:
-        """Only the answer to the last ping measures; an older one is late, which is no fault."""
+        """One that nobody asked for means nothing."""
         if len(body) != _NONCE.size:
             raise Malformed(f"a PONG of {len(body)} bytes")
-        if _NONCE.unpack(body)[0] == self._pings_sent:
-            self.rtt_seconds = trio.current_time() - self._ping_sent_at
+        number = _NONCE.unpack(body)[0]
+        sent_at = self._unanswered.get(number)
+        if sent_at is not None:
+            self.rtt_seconds = trio.current_time() - sent_at
+            self._unanswered = {later: at for later, at in self._unanswered.items() if later > number}
 
     def _on_bye(self, body: bytes) -> bool:
         """Whether to stop reading."""
@@ -192,3 +231,20 @@ class Connection:
         self._bye_received = True
         self.retire()
         return self._bye_sent
+
+
+def _at_hand(stream: Any) -> Iterator[bytes]:
+    """What has arrived beyond the record that `receive_some` gave: it hands on one at a time, and the way through the event loop
+    costs more than the decryption. The end of the stream is left for the next `receive_some` to meet."""
+    read, size = stream._ssl_object.read, 0
+    while size < limits.READ_BYTES:
+        try:
+            record = read(limits.RECORD_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from error
+        if not record:
+            return
+        size += len(record)
+        yield record

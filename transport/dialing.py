@@ -27,11 +27,13 @@ class DialFailure(enum.StrEnum):
     WRONG_NETWORK = "wrong network"
     INCOMPATIBLE_VERSION = "incompatible version"
     MYSELF = "myself"
+    TWIN = "this key is used elsewhere"
     FULL = "full"
     CLOSED = "closed"
 
 
 _Slot = tuple[Address, PublicKey | None]
+_OUT_OF_REACH = (DialFailure.REFUSED, DialFailure.TIMED_OUT, DialFailure.UNREACHABLE, DialFailure.CLOSED)
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class Target:
     is_bootstrap: bool
     failures: int = 0
     at: float = 0.0
-    is_dialing: bool = False
+    tries: int = 0  # under way
     connected_at: float = 0.0
 
     @property
@@ -80,38 +82,55 @@ class DialPlan:
         self._targets[slot] = Target(address, key, is_bootstrap, at=now + head_start)
 
     def due(self, now: float, connected: Collection[bytes]) -> list[Target]:
-        """What to dial now, marked as being dialed; never a node or an address that is connected or being dialed already."""
-        busy: set[PublicKey | Address] = {t.address for t in self._targets.values() if t.is_dialing}
-        room = limits.DIALS_MAX - sum(t.is_dialing for t in self._targets.values())
+        """What to dial now, marked as being dialed; never a node that is connected.
+
+        Nor one that is being dialed already, nor an address, but for a member while there is no quorum: on a path that was
+        cut and has just healed, a fresh try is through long before TCP repeats what the last one lost.
+        """
+        busy: set[PublicKey | Address] = {t.address for t in self._targets.values() if t.tries}
+        room = self._room()
         chosen: list[Target] = []
         for target in sorted(self._wanted(connected), key=lambda t: t.at):
-            if len(chosen) >= room or target.at > now:
+            if target.at > now:
                 break
-            if target.address in busy or (target.key is not None and target.key in busy):
+            urgent = self._is_urgent(target)
+            is_busy = target.address in busy or (target.key is not None and target.key in busy)
+            if room[urgent] <= 0 or (is_busy and not urgent):
                 continue
+            if urgent:
+                target.at = now + self._rng.uniform(0.75, 1.0) * limits.BACKOFF_QUORUM_SECONDS_MAX
             busy |= {target.address} if target.key is None else {target.address, target.key}
-            target.is_dialing = True
+            room[urgent] -= 1
+            target.tries += 1
             chosen.append(target)
         return chosen
 
     def wake_at(self, connected: Collection[bytes]) -> float:
         """When something becomes due, if nothing changes before."""
-        if sum(t.is_dialing for t in self._targets.values()) >= limits.DIALS_MAX:
-            return math.inf
-        return min((t.at for t in self._wanted(connected)), default=math.inf)
+        room = self._room()
+        return min((t.at for t in self._wanted(connected) if room[self._is_urgent(t)] > 0), default=math.inf)
+
+    def seconds_max(self, target: Target) -> float:
+        """How long a try may take, all its steps together."""
+        return limits.QUORUM_DIAL_SECONDS_MAX if self._is_urgent(target) else math.inf
+
+    def abandoned(self, target: Target) -> None:
+        """A try ended without a result: the target must not stay taken."""
+        target.tries -= 1
 
     def succeeded(self, target: Target, key: PublicKey, now: float) -> None:
         """Connected. While it lasts the target is left alone, by its key."""
-        target.is_dialing = False
+        target.tries -= 1
         target.key = key
         target.connected_at = target.at = now
 
     def failed(self, target: Target, failure: DialFailure, *, now: float, alone: bool) -> bool:
         """Wait before the next try; True where the target is given up and should be forgotten.
 
-        A bootstrap address is never given up, and what answered there is asked anew each time.
+        A bootstrap address is never given up. What answers there is asked anew each time, but for a member that is only
+        out of reach: who it was says how eagerly to try.
         """
-        target.is_dialing = False
+        target.tries -= 1
         target.failures += 1
         if failure is DialFailure.MYSELF:
             self._mine.add(target.address)
@@ -121,7 +140,7 @@ class DialPlan:
         if not keep and (target.failures >= limits.DIAL_TRIES_MAX or failure is DialFailure.WRONG_NETWORK):
             self._targets.pop(target.slot, None)
             return True
-        if target.is_bootstrap:
+        if target.is_bootstrap and not (target.key in self._members and failure in _OUT_OF_REACH):
             target.key = None
         self._back_off(target, now=now, alone=alone)
         return False
@@ -129,7 +148,7 @@ class DialPlan:
     def lost(self, key: bytes, now: float) -> None:
         """A connection ended: dial again soon, not at once, so that both ends do not meet in the middle."""
         for target in self._targets.values():
-            if target.key == key and not target.is_dialing:
+            if target.key == key and not target.tries:
                 lasted = now - target.connected_at >= limits.LASTING_SECONDS
                 target.failures = 1 if lasted else target.failures + 1
                 self._back_off(target, now=now, alone=False)
@@ -159,23 +178,40 @@ class DialPlan:
 
     def _back_off(self, target: Target, *, now: float, alone: bool) -> None:
         doubled = limits.BACKOFF_SECONDS * 2.0 ** min(target.failures - 1, 20)
-        target.at = now + min(doubled, self._cap(target, alone=alone)) * self._rng.uniform(0.5, 1.0)
+        at = now + min(doubled, self._cap(target, alone=alone)) * self._rng.uniform(0.5, 1.0)
+        # Where tries overlap, one that ends does not put the next one off.
+        target.at = min(at, target.at) if target.at > now and self._is_urgent(target) else at
 
     def _wanted(self, connected: Collection[bytes]) -> list[Target]:
         """Targets that may be dialed once their time has come."""
-        dialing = [t for t in self._targets.values() if t.is_dialing]
+        dialing = [t for t in self._targets.values() if t.tries]
         busy, busy_addresses = {t.key for t in dialing if t.key is not None}, {t.address for t in dialing}
         is_full = len(connected) >= limits.OUTBOUND_PEERS_MAX
-        return [
-            t
-            for t in self._targets.values()
-            if t.address not in busy_addresses
-            and (t.key is None or (t.key not in connected and t.key not in busy))
-            and (t.is_bootstrap or t.key in self._members or not is_full)
-        ]
+        taken = busy | set(connected)
+
+        def is_free(target: Target) -> bool:
+            if self._is_urgent(target):
+                return target.key not in connected and target.tries < limits.QUORUM_DIALS_MAX
+            if target.address in busy_addresses or (target.key in taken):
+                return False
+            return target.is_bootstrap or target.key in self._members or not is_full
+
+        return [target for target in self._targets.values() if is_free(target)]
+
+    def _is_urgent(self, target: Target) -> bool:
+        """A member while there is no quorum: nothing else is worth as much."""
+        return target.key in self._members and not self._has_quorum
+
+    def _room(self) -> dict[bool, int]:
+        """How many tries may begin, of the urgent and of the others."""
+        room = {True: limits.QUORUM_DIALS_ALL_MAX, False: limits.DIALS_MAX}
+        for target in self._targets.values():
+            if target.tries:
+                room[self._is_urgent(target)] -= target.tries
+        return room
 
     def _cap(self, target: Target, *, alone: bool) -> float:
-        if target.key is not None and target.key in self._members and not self._has_quorum:
+        if self._is_urgent(target):
             return limits.BACKOFF_QUORUM_SECONDS_MAX
         if target.is_bootstrap and alone:
             return limits.BACKOFF_ALONE_SECONDS_MAX

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
@@ -21,7 +21,7 @@ from transport.dialing import DialFailure
 from transport.errors import Malformed
 from transport.events import Direction
 from transport.framing import FrameDecoder
-from transport.handshake import Bye, Handshake, Peer, Refused, encode_bye
+from transport.handshake import NOTHING_SUSPECTED, Bye, Handshake, Peer, Refused, encode_bye
 from transport.identity import Identity, PublicKey, short_id
 from transport.machine import random_bytes
 from transport.peerbook import PeerRecord
@@ -32,7 +32,10 @@ TlsStream = trio.SSLStream[trio.abc.Stream]
 
 
 class DialError(Exception):
-    """A connection that did not come about. `key` is who was there, where the certificate proved it."""
+    """A connection that did not come about. `key` is who was there, where the certificate proved it.
+
+    `bye` is the code of a refusal, and `told` says that the refusal was the other end's.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class DialError(Exception):
         reason: str,
         *,
         bye: Bye | None = None,
+        told: bool = False,
         key: PublicKey | None = None,
     ) -> None:
         super().__init__(f"{name}: {reason}")
@@ -48,11 +52,13 @@ class DialError(Exception):
         self.failure = failure
         self.reason = reason
         self.bye = bye
+        self.told = told
         self.key = key
 
 
 class Admit(Protocol):
-    def __call__(self, key: PublicKey, *, is_client: bool) -> tuple[Bye, str] | None: ...
+    async def __call__(self, peer: TlsPeer, *, is_client: bool) -> tuple[Bye, str] | None:
+        """Why not to go on with a peer whose certificate proved its key; None to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Introduction:
     local: Address
     expected: PublicKey | None
     admit: Admit
+    suspected: Callable[[PublicKey], bytes] = lambda _: NOTHING_SUSPECTED
 
 
 async def establish(tcp: trio.abc.Stream, intro: Introduction, *, is_client: bool) -> Shaken:
@@ -103,8 +110,9 @@ async def _hello(stream: TlsStream, remote: TlsPeer, intro: Introduction, *, is_
     name = f"{short_id(remote.key)}@{intro.remote}"
     decoder = FrameDecoder()
     try:
-        if (refusal := intro.admit(remote.key, is_client=is_client)) is not None:
+        if (refusal := await intro.admit(remote, is_client=is_client)) is not None:
             raise Refused(*refusal)
+        suspected = intro.suspected(remote.key)
         handshake = Handshake(
             identity=intro.identity,
             leaf_hash=intro.tls.leaf_hash,
@@ -113,19 +121,33 @@ async def _hello(stream: TlsStream, remote: TlsPeer, intro: Introduction, *, is_
             chain_id=intro.chain_id,
             record=intro.record,
             nonce=random_bytes(32),
+            suspected=suspected,
         )
         said = await _converse(stream, handshake, decoder)
     except Refused as refused:
         if not refused.told:
             await _say_bye(stream, refused)
-        raise DialError(name, _failure(refused.code), refused.reason, bye=refused.code, key=remote.key) from None
+        raise DialError(
+            name, _failure(refused.code), refused.reason, bye=refused.code, told=refused.told, key=remote.key
+        ) from None
     except Malformed as error:
         raise DialError(name, DialFailure.CLOSED, str(error), key=remote.key) from None
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         reason = "it closed the connection during HELLO: it may not accept this node's certificate"
         raise DialError(name, DialFailure.CLOSED, reason, key=remote.key) from None
     direction: Direction = "outbound" if is_client else "inbound"
-    return Shaken(stream, decoder, remote.key, remote.leaf_hash, said, intro.remote, intro.local, direction)
+    return Shaken(
+        stream=stream,
+        decoder=decoder,
+        key=remote.key,
+        leaf_hash=remote.leaf_hash,
+        said=said,
+        remote=intro.remote,
+        local=intro.local,
+        direction=direction,
+        id=handshake.id,
+        suspected=suspected,
+    )
 
 
 async def _converse(stream: TlsStream, handshake: Handshake, decoder: FrameDecoder) -> Peer:
@@ -172,6 +194,8 @@ def _failure(code: Bye) -> DialFailure:
             return DialFailure.FULL
         case Bye.TIMED_OUT:
             return DialFailure.TIMED_OUT
+        case Bye.TWIN:
+            return DialFailure.TWIN
         case Bye.LEAVING | Bye.DUPLICATE | Bye.BANNED | Bye.PROTOCOL:
             return DialFailure.CLOSED
         case _:

@@ -16,7 +16,10 @@ Direction = Literal["outbound", "inbound"]
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """A connected peer. `address` is where it listens if it said so, else where its connection comes from."""
+    """A connected peer. `address` is where it listens if it said so, else where its connection comes from.
+
+    `is_silent`: nothing has come from it for a while, though it was asked; it may be out of reach.
+    """
 
     key: PublicKey
     node_id: NodeId
@@ -25,6 +28,7 @@ class PeerInfo:
     direction: Direction
     chain_id: ChainId | None
     rtt_seconds: float | None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,27 @@ class ReachabilityChanged:
     is_reachable: bool
 
 
-SwarmEvent = PeerConnected | PeerDisconnected | EnvelopeReceived | FrameReceived | BootstrapFailed | ReachabilityChanged
+@dataclass(frozen=True, slots=True)
+class TwinSeen:
+    """Another process uses this node's key. `witness` says so, and may lie; None where this node met it itself.
+
+    `refused` is True where the witness keeps to that process and turned this one away.
+    """
+
+    witness: PublicKey | None
+    where: str
+    refused: bool
+
+
+SwarmEvent = (
+    PeerConnected
+    | PeerDisconnected
+    | EnvelopeReceived
+    | FrameReceived
+    | BootstrapFailed
+    | ReachabilityChanged
+    | TwinSeen
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from transport.content import Buffer
 from transport.errors import Malformed
 from transport.limits import (
     APPLICATION_FRAME_BYTES_MAX,
@@ -31,6 +32,7 @@ class Kind(enum.IntEnum):
     BYE = 0x03
     PING = 0x04
     PONG = 0x05
+    TWIN = 0x06
     PEX_NEWS = 0x10
     PEX_REQUEST = 0x11
     PEX_RESPONSE = 0x12
@@ -53,6 +55,7 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
     Kind.BYE: 1 + BYE_TEXT_BYTES_MAX,
     Kind.PING: 8,
     Kind.PONG: 8,
+    Kind.TWIN: BYE_TEXT_BYTES_MAX,
     Kind.PEX_NEWS: 0,
     Kind.PEX_REQUEST: 9,
     Kind.PEX_RESPONSE: 9 + RECORDS_PER_RESPONSE_MAX * 171,
@@ -74,12 +77,17 @@ _HEADER: Final = struct.Struct(">BI")
 HEADER_BYTES: Final = _HEADER.size
 
 
-def encode_frame(kind: int, *parts: bytes | memoryview) -> bytes:
+def encode_frame(kind: int, *parts: Buffer) -> bytes:
     """One frame; its body is the parts in order. Raises ValueError for a body above the kind's cap."""
+    return b"".join(frame_pieces(kind, *parts))
+
+
+def frame_pieces(kind: int, *parts: Buffer) -> tuple[Buffer, ...]:
+    """The same frame, not joined: what is large is copied once, when it is written."""
     length = sum(map(len, parts))
     if length > FRAME_BYTES_MAX[kind]:
         raise ValueError(f"a frame of kind 0x{kind:02x} with {length} bytes")
-    return b"".join((_HEADER.pack(kind, length), *parts))
+    return (_HEADER.pack(kind, length), *parts)
 
 
 class FrameDecoder:
@@ -92,7 +100,7 @@ class FrameDecoder:
         self._offset = 0
         self._caps = FRAME_BYTES_MAX
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """Take in what arrived. Frames are then read off by iterating."""
         if self._offset:
             del self._buffer[: self._offset]

@@ -1,11 +1,14 @@
 """HELLO and ACK: which network, which version, and that both ends mean this very TLS connection.
 
     both ends:  HELLO = key 32 | signature 64 | statement(0x30, chain id, body) | peer record 171, or nothing
-                body  = version u16 | nonce 32 | hash of my leaf 32 | hash of yours 32
+                body  = version u16 | nonce 32 | hash of my leaf 32 | hash of yours 32 | suspected 32
     both ends:  ACK   = SHA-256(client's HELLO | server's HELLO)
 
 HELLO goes out at once, ACK after the other's HELLO was found good: a TLS 1.3 client returns from its handshake before
 the server judged its certificate, so only the ACK says that one is accepted. Sans-IO.
+
+The ACK's hash names the connection. `suspected` is the name of an older connection between the same two on which the
+sender has heard nothing for a while, or zero: both ends then give it up for the new one.
 Rule for editing: version and chain id stay where they are in every later version, or nobody could name the mismatch.
 """
 
@@ -25,9 +28,10 @@ from transport.limits import BYE_TEXT_BYTES_MAX
 from transport.peerbook import RECORD_BYTES, PeerRecord
 from transport.tls import TlsPeer
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 NONCE_BYTES: Final = 32
-_BODY: Final = struct.Struct(">H32s32s32s")
+NOTHING_SUSPECTED: Final = bytes(32)
+_BODY: Final = struct.Struct(">H32s32s32s32s")
 _VERSION_AT: Final = PUBLIC_KEY_BYTES + SIGNATURE_BYTES + st.HEADER_BYTES
 _HELLO_BYTES: Final = _VERSION_AT + _BODY.size
 
@@ -44,6 +48,7 @@ class Bye(enum.IntEnum):
     BANNED = 6
     PROTOCOL = 7
     TIMED_OUT = 8
+    TWIN = 9
 
 
 class Refused(Exception):
@@ -62,10 +67,11 @@ class Peer:
 
     chain_id: st.ChainId | None
     record: PeerRecord | None
+    suspected: bytes = NOTHING_SUSPECTED
 
 
 class Handshake:
-    """One end's view of one connection's handshake. `peer` is set once both have accepted."""
+    """One end's view of one connection's handshake. `peer` is set once both have accepted, `id` before."""
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class Handshake:
         chain_id: st.ChainId | None,
         record: PeerRecord | None,
         nonce: bytes,
+        suspected: bytes = NOTHING_SUSPECTED,
         version: int = PROTOCOL_VERSION,
     ) -> None:
         self._remote = remote
@@ -84,12 +91,12 @@ class Handshake:
         self._leaf_hash = leaf_hash
         self._chain_id = chain_id
         self._version = version
-        body = _BODY.pack(version, nonce, leaf_hash, remote.leaf_hash)
+        body = _BODY.pack(version, nonce, leaf_hash, remote.leaf_hash, suspected)
         signed = st.make_statement(st.HELLO, chain_id, body)
         tail = b"" if record is None else record.encode()
         self._hello = identity.public_key + identity.sign(signed) + signed + tail
         self._said: Peer | None = None
-        self._transcript = b""
+        self.id = b""
         self.peer: Peer | None = None
 
     def start(self) -> bytes:
@@ -102,10 +109,10 @@ class Handshake:
             case Kind.HELLO if self._said is None:
                 self._said = self._check(body)
                 first, second = (self._hello, body) if self._is_client else (body, self._hello)
-                self._transcript = hashlib.sha256(first + second).digest()
-                return encode_frame(Kind.ACK, self._transcript)
+                self.id = hashlib.sha256(first + second).digest()
+                return encode_frame(Kind.ACK, self.id)
             case Kind.ACK if self._said is not None:
-                if body != self._transcript:
+                if body != self.id:
                     raise Refused(Bye.PROTOCOL, "its ACK is for another handshake")
                 self.peer = self._said
                 return b""
@@ -131,14 +138,14 @@ class Handshake:
             raise Refused(Bye.PROTOCOL, f"a HELLO of {len(hello)} bytes")
         if key != self._remote.key or not verify(key, signed, signature):
             raise Refused(Bye.PROTOCOL, "its HELLO is not signed by the key of its certificate")
-        _, _, its_leaf, my_leaf = _BODY.unpack(body)
+        _, _, its_leaf, my_leaf, suspected = _BODY.unpack(body)
         if its_leaf != self._remote.leaf_hash or my_leaf != self._leaf_hash:
             raise Refused(Bye.PROTOCOL, "its HELLO is for another TLS connection")
         if self._chain_id is not None and chain_id not in (self._chain_id, st.NO_CHAIN):
             theirs, ours = st.chain_text(chain_id), st.chain_text(self._chain_id)
             raise Refused(Bye.WRONG_NETWORK, f"it is on network {theirs}, this node on {ours}")
         record = _own_record(hello[_HELLO_BYTES:], key)
-        return Peer(None if chain_id == st.NO_CHAIN else chain_id, record)
+        return Peer(None if chain_id == st.NO_CHAIN else chain_id, record, suspected)
 
 
 def encode_bye(code: Bye, text: str = "") -> bytes:

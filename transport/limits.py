@@ -15,11 +15,16 @@ LEAF_BYTES: Final = 64 * KIB  # hashing one costs ~50 us, so verifying on arriva
 BLOB_BYTES_MAX: Final = 128 * 1024 * MIB  # state of the 8b preset with optimizer, twice over; its hash list is 64 MiB
 HASHES_PER_FRAME: Final = 2048  # 64 KiB of leaf hashes: no frame of the bulk kind is larger than a leaf
 LEAVES_PER_REQUEST: Final = 8  # 512 KiB per read on the serving side: one thread hop for eight leaves
-REQUESTS_PER_HOLDER: Final = 3  # 1.5 MiB in flight from one holder: 100 ms x 100 Mbit/s, and loopback stays busy
-HOLDERS_AT_ONCE: Final = 4  # more spread the load, but each costs up to 1.5 MiB of memory in flight
+REQUESTS_PER_HOLDER: Final = 4  # 2 MiB in flight from one holder: 100 ms x 160 Mbit/s, and loopback stays busy
+HOLDERS_AT_ONCE: Final = 4  # more spread the load, but each costs up to 2 MiB of memory in flight
+ASKERS_PER_LEAF_MAX: Final = 2  # at the end, for what somebody is slow with; a third would only be more traffic
 BLOB_REQUESTS_QUEUED_MAX: Final = 32  # asked of us by one peer; ours keeps to REQUESTS_PER_HOLDER for each fetch
-FETCHES_PER_HOLDER_MAX: Final = 8  # of ours, from one peer at once: 8 x 3 requests stay below its queue of 32
+FETCHES_PER_HOLDER_MAX: Final = 8  # of ours, from one peer at once: 8 x 4 requests are what its queue of 32 takes
 HOLDER_SECONDS_MAX: Final = 5.0  # without any leaf from a holder before another one is asked
+HOLDER_BYTES_PER_SECOND_MIN: Final = 128 * KIB  # below it a holder makes room for one that was not tried: 1 Mbit/s
+RATE_SECONDS: Final = 3.0  # over which that is measured: longer than what a round trip and a busy disk take
+PATIENCE_SECONDS_MIN: Final = 0.25  # before a leaf is asked of a second holder, so that a busy moment costs no traffic
+PATIENCE_SECONDS_MAX: Final = 2.0  # the same for a holder whose speed is not known yet, or low
 HASHES_ON_LOOP_MAX: Final = 1024  # a tree over 64 KiB of hashes; longer lists are hashed in a worker thread
 
 # --- Frames ---------------------------------------------------------------------------------------------------------
@@ -29,7 +34,7 @@ APPLICATION_FRAME_BYTES_MAX: Final = 256 * KIB  # a certificate of 1,000 signatu
 REQUEST_BYTES_MAX: Final = 64 * KIB  # lists of digests
 RESPONSE_PART_BYTES_MAX: Final = 64 * KIB  # answers are cut up so that consensus frames pass between the parts
 RESPONSE_BYTES_MAX: Final = 16 * MIB  # a caller's response_bytes_max may not be larger
-HELLO_BYTES_MAX: Final = 1 * KIB  # 466 used; room for a later version's longer body, which must still be readable
+HELLO_BYTES_MAX: Final = 1 * KIB  # 498 used; room for a later version's longer body, which must still be readable
 BYE_TEXT_BYTES_MAX: Final = 160  # one line of a log
 
 # --- Handshake ------------------------------------------------------------------------------------------------------
@@ -39,16 +44,21 @@ TLS_SECONDS_MAX: Final = 5.0  # two round trips and 2 ms of CPU; bounds slow-lor
 HELLO_SECONDS_MAX: Final = 5.0  # one round trip
 HANDSHAKES_MAX: Final = 64  # half-open inbound connections, all together: 64 x ~100 KiB of TLS state
 HANDSHAKES_PER_HOST_MAX: Final = 8  # of these from one globally routable host, so that one host cannot take them all
+HANDSHAKE_SECONDS_MIN: Final = 1.0  # that a handshake has before its place goes to a newcomer, where all are taken
 
 # --- Connections ----------------------------------------------------------------------------------------------------
-PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; members are admitted beyond it
+PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; beyond it members, and whom we dialed
 LINKS_PER_PEER_MAX: Final = 3  # the live one and two that are being closed
 PING_SECONDS: Final = 5.0
-DEAD_SECONDS: Final = 15.0  # three pings unanswered
+QUIET_SECONDS: Final = 1.0  # nothing heard for so long: ask; where members talk, they repeat more often than that
+SILENT_SECONDS: Final = 3.0  # two questions unanswered: not counted as reachable, and replaced by whoever connects anew
+DEAD_SECONDS: Final = 15.0  # a busy machine comes back within that time, a route mostly, too
+TWIN_SECONDS_MAX: Final = 1.5  # for a connection to prove that it lives, when another process with its key comes
 SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read
 RETIRE_SECONDS_MAX: Final = 2.0  # a duplicate connection drains for this long, and a swap must be over by then
 SEND_BYTES: Final = 256 * KIB  # frames gathered into one write: fewer system calls, yet 0.1 s at 20 Mbit/s
-READ_BYTES: Final = 256 * KIB  # one read from the socket; OpenSSL hands it on in records of 16 KiB
+READ_BYTES: Final = 256 * KIB  # one read from the socket, and what is taken from TLS before others get their turn
+RECORD_BYTES: Final = 16 * KIB  # the most that TLS hands on at once
 URGENT_BYTES_MAX: Final = 8 * MIB  # consensus frames waiting for one peer: seconds behind, so dropping it is right
 URGENT_FRAMES_MAX: Final = 8192  # the same for small ones: 100 members' votes of 40 views
 BULK_BYTES_MAX: Final = 512 * KIB  # bulk waiting for one peer; beyond this its producer waits
@@ -85,6 +95,13 @@ OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members and bootstrap ad
 BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
 BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum
+QUORUM_DIALS_MAX: Final = (
+    4  # at once to one member then: a try a second, each with time for three round trips of a slow path
+)
+QUORUM_DIAL_SECONDS_MAX: Final = (
+    3.0  # for such a try; what is lost on the way is lost, and TCP would repeat it too late
+)
+QUORUM_DIALS_ALL_MAX: Final = 128  # such tries together: what a committee of 32 needs; larger ones take turns
 BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise
 BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
 LASTING_SECONDS: Final = (

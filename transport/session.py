@@ -20,7 +20,7 @@ from transport.blobs import BlobClient, BlobServer, BlobSource
 from transport.connection import Connection, Shaken
 from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
-from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo
+from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo, TwinSeen
 from transport.framing import APPLICATION_KIND_MIN, Kind
 from transport.identity import node_id, short_id
 from transport.inbox import Inbox
@@ -95,7 +95,14 @@ class Session:
         active = self.active
         rtt_seconds = None if active is None else active.rtt_seconds
         return PeerInfo(
-            self.key, self.node_id, self._address, self._listens, self.direction, self.chain_id, rtt_seconds
+            key=self.key,
+            node_id=self.node_id,
+            address=self._address,
+            listens=self._listens,
+            direction=self.direction,
+            chain_id=self.chain_id,
+            rtt_seconds=rtt_seconds,
+            is_silent=active is not None and active.is_silent,
         )
 
     def listens_at(self, address: Address) -> None:
@@ -134,6 +141,9 @@ class Session:
                 self.blobs.on_hashes(body)
             case Kind.BLOB_REFUSED:
                 self.blobs.on_refused(body)
+            case Kind.TWIN:
+                where = "".join(c if c.isprintable() else "?" for c in body.decode(errors="replace"))
+                await self._host.inbox.put(self.key, TwinSeen(self.key, where, refused=False), size_bytes=len(body))
             case Kind.PEX_NEWS:
                 self.ask_for_peers()
             case Kind.PEX_REQUEST:

@@ -7,18 +7,20 @@ pex.py (who is out there), handshake.py, session.py (what a frame does), transfe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import trio
 
 from transport import limits, sockets
 from transport.address import Address, Scope, may_hear
+from transport.admission import Admission, Doorway
 from transport.ban import Ban
 from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
+from transport.content import Buffer
 from transport.dialing import DialFailure, DialPlan, Target
 from transport.envelope import SeenCache
 from transport.errors import Malformed, RemoteFault, RequestFailed
@@ -30,8 +32,9 @@ from transport.events import (
     PeerInfo,
     ReachabilityChanged,
     Statistics,
+    TwinSeen,
 )
-from transport.fetch import Fetch, Sink
+from transport.fetch import Fetch, Leaves, Sink
 from transport.handshake import Bye
 from transport.identity import Identity, PublicKey, short_id
 from transport.inbox import Inbox
@@ -41,7 +44,7 @@ from transport.peerbook import PeerBook, PeerRecord
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.statement import ChainId
-from transport.tls import tls_identity
+from transport.tls import TlsPeer, tls_identity
 from transport.transfer import FetchPlan
 
 _OURS = b""  # the inbox's name for events that concern no peer
@@ -81,11 +84,12 @@ class Swarm:
         self._tls = tls_identity(identity)
         self._plan = DialPlan(identity.public_key, self.rng)
         self._sessions: dict[PublicKey, Session] = {}
-        self._members: frozenset[bytes] = frozenset()
-        self._banned = Ban()
+        own = TlsPeer(identity.public_key, self._tls.leaf_hash)
+        self._admission = Admission(own=own, sessions=self._sessions, on_twin=self._met_twin)
+        self._doorway = Doorway()
         self._liars = Ban()
+        self._has_quorum = False
         self._own_records: dict[Address, PeerRecord] = {}
-        self._half_open: Counter[str] = Counter()
         self._bootstrap_state: dict[Address, DialFailure | None] = {}
         self._is_reachable = False
         self._refused = 0
@@ -157,11 +161,12 @@ class Swarm:
         holders: Callable[[], Sequence[bytes]],
         sink: Sink,
         leaves: Iterable[int] | None = None,
-    ) -> None:
-        """Get a blob, or some of its leaves, from whoever of `holders` is connected.
+        hashes: Sequence[bytes] | None = None,
+    ) -> Sequence[bytes]:
+        """Get a blob, or some of its leaves, from whoever of `holders` is connected. Returns the hashes of all of its leaves.
 
-        `sink(index, bytes)` gets every leaf once, verified, in any order, on the loop: it copies and returns.
-        `holders` is asked again whenever somebody fails. Raises RequestFailed once all have been tried.
+        `sink` gets every leaf once, verified, a few at a time and in any order. `holders` is asked again whenever somebody
+        fails; `hashes`, where they are known, are not asked for. Raises RequestFailed once all have been tried.
         """
 
         def connected() -> list[Session]:
@@ -169,30 +174,42 @@ class Swarm:
             found = [self._sessions.get(PublicKey(key)) for key in holders()]
             return [s for s in found if s is not None and not self._liars.holds(s.key, now)]
 
-        plan = FetchPlan(digest, length, leaves=leaves)
+        plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
         await Fetch(plan, holders=connected, sink=sink, lied=self._lied, log=self.log).run()
+        return plan.hashes or ()
 
     async def fetch_bytes(self, digest: bytes, length: int, *, holders: Callable[[], Sequence[bytes]]) -> bytes:
-        """A whole blob, in memory. `length` is what the caller has a reason to believe: it is allocated at once. As `fetch`."""
-        data = bytearray(length)
+        """A whole blob, in memory: for what fits there easily. `length` is what the caller has a reason to believe. As `fetch`."""
+        parts: dict[int, Buffer] = {}
 
-        def sink(index: int, leaf: bytes) -> None:
-            start = index * limits.LEAF_BYTES
-            data[start : start + len(leaf)] = leaf
+        async def sink(leaves: Leaves) -> None:
+            parts.update(leaves)
 
         await self.fetch(digest, length, holders=holders, sink=sink)
-        return bytes(data)
+        return b"".join(parts[index] for index in sorted(parts))
 
     def members(self, keys: Iterable[bytes]) -> None:
         """The committee: admitted beyond the limits, and dialed again more eagerly."""
-        self._members = frozenset(keys)
-        self._plan.set_members(self._members, trio.current_time())
-        self._dial_changed.set()
+        members = self._admission.members
+        self._admission.members = frozenset(keys)
+        if self._admission.members != members:
+            self._plan.set_members(self._admission.members, trio.current_time())
+            self._dial_changed.set()
 
     def quorum(self, has_quorum: bool) -> None:
-        """Whether enough members are reachable. While not, they are dialed at most a second apart."""
-        self._plan.set_quorum(has_quorum, trio.current_time())
-        self._dial_changed.set()
+        """Whether enough members are reachable. While not, they are dialed at most a second apart, the silent ones, too.
+
+        Say so every now and then while it lasts: a member that has fallen silent is looked for then.
+        """
+        if not has_quorum or not self._has_quorum:
+            self._has_quorum = has_quorum
+            self._plan.set_quorum(has_quorum, trio.current_time())
+            self._dial_changed.set()
+        self._has_quorum = has_quorum
+
+    def live(self) -> frozenset[PublicKey]:
+        """Peers that are connected and not silent."""
+        return frozenset(s.key for s in self._sessions.values() if s.active is not None and not s.active.is_silent)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -243,27 +260,32 @@ class Swarm:
         if remote is None:
             await trio.aclose_forcefully(tcp)
             return
-        total, from_host = self._half_open.total(), self._half_open[remote.host]
-        is_greedy = remote.scope is Scope.GLOBAL and from_host >= limits.HANDSHAKES_PER_HOST_MAX
-        if total >= limits.HANDSHAKES_MAX or is_greedy:
-            self._refuse(str(remote), "too many handshakes at once")
-            await trio.aclose_forcefully(tcp)
+        shaken = await self._let_in(tcp, remote)
+        if shaken is None:
             return
-        self._half_open[remote.host] += 1
-        try:
-            shaken = await self._establish(tcp, remote, expected=None, is_client=False)
-        except DialError as error:
-            if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
-                self._refuse(error.name, error.reason)
-            return
-        finally:
-            self._half_open[remote.host] -= 1
-            if not self._half_open[remote.host]:
-                del self._half_open[remote.host]
         if not self._is_reachable and remote.scope is not Scope.LOOPBACK:
             self._is_reachable = True
             self.inbox.put_nowait(_OURS, ReachabilityChanged(True))
         await self._live(shaken)
+
+    async def _let_in(self, tcp: trio.SocketStream, remote: Address) -> Shaken | None:
+        """The handshakes of a connection that was made to us, while it has a place at the door."""
+        with trio.CancelScope() as scope:
+            if not self._doorway.enter(remote, scope, trio.current_time()):
+                self._refuse(str(remote), "too many handshakes at once")
+                await trio.aclose_forcefully(tcp)
+                return None
+            try:
+                return await self._establish(tcp, remote, expected=None, is_client=False)
+            except DialError as error:
+                self._heard_of_twin(error)
+                if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
+                    self._refuse(error.name, error.reason)
+                return None
+            finally:
+                self._doorway.leave(scope)
+        self._refuse(str(remote), "its handshake took too long while others waited")
+        return None
 
     async def _live(self, shaken: Shaken) -> None:
         """A connection that both ends have accepted, until it ends. Nothing that happens in it leaves this function."""
@@ -282,6 +304,11 @@ class Swarm:
         session = self._sessions.get(shaken.key)
         if session is not None and session.leaf_hash != shaken.leaf_hash:
             self._end_session(session, "it was restarted")
+            session = None
+        # Both ends know what both HELLOs said, so both give the same connection up.
+        active = None if session is None else session.active
+        if session and active and active.shaken.id in (shaken.suspected, shaken.said.suspected):
+            self._end_session(session, "it fell silent")
             session = None
         if session is None:
             session = Session(shaken, self)
@@ -326,7 +353,7 @@ class Swarm:
         if connection.fault is not None:
             self._refuse(connection.name, connection.fault.reason)
             if connection.fault.proven:
-                self._banned.add(session.key, trio.current_time())
+                self._admission.banned.add(session.key, trio.current_time())
         if session.connections or self._sessions.get(session.key) is not session:
             return
         if connection.is_retired and self._nursery is not None and connection.fault is None:
@@ -365,7 +392,8 @@ class Swarm:
                 remote=remote,
                 local=local,
                 expected=expected,
-                admit=self._admit,
+                admit=partial(self._admit, remote=remote),
+                suspected=self._admission.suspected,
             )
             return await establish(tcp, introduction, is_client=is_client)
         except DialError:
@@ -375,18 +403,18 @@ class Swarm:
             self.log.error("handshake crashed", peer=str(remote), error=repr(error), exc_info=True)
             raise DialError(str(remote), DialFailure.CLOSED, "internal error") from error
 
-    def _admit(self, key: PublicKey, *, is_client: bool) -> tuple[Bye, str] | None:
-        """Why not to go on with a peer whose certificate proved its key; None to go on."""
-        if key == self.identity.public_key:
-            return Bye.MYSELF, "it is this node itself"
-        session = self._sessions.get(key)
-        if is_client and session is not None and session.active is not None:
-            return Bye.DUPLICATE, "already connected"
-        if self._banned.holds(key, trio.current_time()):
-            return Bye.BANNED, "it is banned for a proven fault"
-        if session is None and key not in self._members and len(self._sessions) >= limits.PEERS_MAX:
-            return Bye.FULL, "this node has enough peers"
-        return None
+    async def _admit(self, peer: TlsPeer, *, remote: Address, is_client: bool) -> tuple[Bye, str] | None:
+        refusal = await self._admission.judge(peer, remote, is_client=is_client)
+        if refusal is not None and refusal[0] is Bye.TWIN:
+            self.log.warning("twin refused", peer=f"{short_id(peer.key)}@{remote}", reason=refusal[1])
+        return refusal
+
+    def _met_twin(self, where: Address) -> None:
+        self.inbox.put_nowait(_OURS, TwinSeen(None, str(where), refused=False))
+
+    def _heard_of_twin(self, error: DialError) -> None:
+        if error.bye is Bye.TWIN and error.told and error.key is not None and error.key != self.identity.public_key:
+            self.inbox.put_nowait(_OURS, TwinSeen(error.key, error.reason, refused=True))
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
@@ -411,10 +439,17 @@ class Swarm:
         assert self._nursery is not None
         while True:
             self._dial_changed = trio.Event()
-            for target in self._plan.due(trio.current_time(), self._sessions):
+            connected = self._not_to_dial()
+            for target in self._plan.due(trio.current_time(), connected):
                 self._nursery.start_soon(self._dial_one, target)
-            with trio.move_on_at(self._plan.wake_at(self._sessions)):
+            with trio.move_on_at(self._plan.wake_at(connected)):
                 await self._dial_changed.wait()
+
+    def _not_to_dial(self) -> Collection[bytes]:
+        """Who is connected; while there is no quorum, a member only as long as something is heard from it."""
+        if self._has_quorum:
+            return self._sessions.keys()
+        return (self._sessions.keys() - self._admission.members) | self.live()
 
     async def _dial_one(self, target: Target) -> None:
         try:
@@ -422,9 +457,10 @@ class Swarm:
         except DialError as error:
             self._dial_failed(target, error)
             return
+        except BaseException:
+            self._plan.abandoned(target)
+            raise
         finally:
-            if target.is_dialing:
-                target.is_dialing = False  # cancelled or crashed: the target must not stay taken
             self._dial_changed.set()
         self._plan.succeeded(target, shaken.key, trio.current_time())
         self.book.succeeded(shaken.key, target.address, now=unix_seconds())
@@ -434,15 +470,18 @@ class Swarm:
 
     async def _connect(self, target: Target) -> Shaken:
         """TCP, TLS and HELLO with one target; raises DialError."""
-        tcp = await sockets.connect(target.address)
-        remote = sockets.peer_of(tcp.socket)
-        if remote is None:
-            await trio.aclose_forcefully(tcp)
-            raise DialError(str(target.address), DialFailure.CLOSED, "it closed the connection at once")
-        return await self._establish(tcp, remote, expected=target.key, is_client=True)
+        with trio.move_on_after(self._plan.seconds_max(target)):
+            tcp = await sockets.connect(target.address)
+            remote = sockets.peer_of(tcp.socket)
+            if remote is None:
+                await trio.aclose_forcefully(tcp)
+                raise DialError(str(target.address), DialFailure.CLOSED, "it closed the connection at once")
+            return await self._establish(tcp, remote, expected=target.key, is_client=True)
+        raise DialError(str(target.address), DialFailure.TIMED_OUT, "no answer")
 
     def _dial_failed(self, target: Target, error: DialError) -> None:
         now = trio.current_time()
+        self._heard_of_twin(error)
         if error.bye is Bye.DUPLICATE and error.key is not None:
             self._plan.succeeded(target, error.key, now)
             if target.is_bootstrap:

@@ -140,6 +140,10 @@ class Hostile:
             await self.send(frame(Kind.LEAF, struct.pack(">II", number, index) + bytes(leaves[index])))
 
 
+async def anybody(peer: object, *, is_client: bool) -> None:
+    """Admits."""
+
+
 async def meet(
     port: int,
     chain_id: bytes | None,
@@ -162,7 +166,7 @@ async def meet(
         remote=Address("127.0.0.1", port),
         local=SOMEWHERE,
         expected=None,
-        admit=lambda key, is_client: None,
+        admit=anybody,
     )
     hostile = Hostile(await establish(tcp, introduction, is_client=True), identity)
     nursery.start_soon(hostile.run)

@@ -167,12 +167,12 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_the_layout_is_what_the_document_says() -> None:
-    """docs/wire-format.md: key, signature, domain, kind, chain, version, nonce, two leaf hashes."""
+    """docs/wire-format.md: key, signature, domain, kind, chain, version, nonce, two leaf hashes, the suspected connection."""
     body = hello(end(ALICE, BOB, is_client=True, nonce=b"n" * 32))
-    layout = struct.Struct(">32s64s16sB32sH32s32s32s")
-    key, signature, domain, kind, chain, version, nonce, mine, yours = layout.unpack(body)
+    layout = struct.Struct(">32s64s16sB32sH32s32s32s32s")
+    key, signature, domain, kind, chain, version, nonce, mine, yours, suspected = layout.unpack(body)
     assert (key, domain, kind, chain) == (ALICE.public_key, b"p2pnode-sig-v1\0\0", 0x30, CHAIN)
-    assert (version, nonce) == (1, b"n" * 32)
+    assert (version, nonce, suspected) == (2, b"n" * 32, bytes(32))
     assert (mine, yours) == (LEAF[ALICE.public_key], LEAF[BOB.public_key])
     assert signature == ALICE.sign(body[96:])
     assert st.HELLO == 0x30

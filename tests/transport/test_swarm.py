@@ -5,12 +5,12 @@ import socket
 import pytest
 import trio
 
-from tests.transport.net import CHAIN, OTHER_CHAIN, Network, Node, everybody_knows_everybody
+from tests.transport.net import CHAIN, OTHER_CHAIN, Network, Node, Rogue, everybody_knows_everybody
 from transport import handshake, limits
 from transport.address import Address
 from transport.dialing import DialFailure, Target
 from transport.errors import RequestFailed, UserError
-from transport.events import BootstrapFailed, PeerConnected, PeerDisconnected
+from transport.events import BootstrapFailed, PeerConnected, PeerDisconnected, TwinSeen
 from transport.framing import encode_frame
 from transport.identity import Identity
 from transport.peerbook import PeerBook
@@ -171,9 +171,11 @@ async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: st
     alice = await net.node(identity=identities[0])
     bob = await net.node(alice, identity=identities[1])
     await net.until(lambda: alice.knows(bob) and bob.knows(alice))
+
     # As if alice's dial had begun before bob's connection stood.
-    admit = alice.swarm._admit
-    alice.swarm._admit = lambda key, is_client: None if is_client else admit(key, is_client=is_client)  # type: ignore[method-assign]
+    async def anybody(peer: object, *, remote: object, is_client: bool) -> None: ...
+
+    alice.swarm._admit = anybody  # type: ignore[method-assign]
     count = 400
 
     async def talk(node: Node) -> None:
@@ -240,13 +242,36 @@ async def test_a_peer_that_dies_is_told_and_found_again(net: Network) -> None:
 
 
 async def test_a_restart_that_nobody_noticed_is_a_new_peer(net: Network) -> None:
-    """The same key with another leaf: the old process is gone, whatever TCP believes."""
+    """The same key with another leaf, and nothing comes from the old one: it is gone, whatever TCP believes."""
+    alice = await net.node()
+    twin = Identity.generate()
+    old = await Rogue.meet(alice, identity=twin)
+    second = await net.node(alice, identity=twin)
+    await net.until(lambda: alice.ups_and_downs(twin.public_key).startswith("+-+") and second.knows(alice))
+    await old.leave()
+
+
+async def test_of_two_processes_with_one_key_the_one_that_lives_stays_and_both_are_told(net: Network) -> None:
     alice = await net.node()
     twin = Identity.generate()
     first = await net.node(alice, identity=twin)
     await net.until(lambda: alice.knows(first))
     second = await net.node(alice, identity=twin)
-    await net.until(lambda: alice.ups_and_downs(twin.public_key).startswith("+-+") and second.knows(alice))
+    await net.until(lambda: bool(second.of(TwinSeen)) and bool(first.of(TwinSeen)))
+    assert (second.of(TwinSeen)[0].witness, second.of(TwinSeen)[0].refused) == (alice.key, True)
+    assert (first.of(TwinSeen)[0].witness, first.of(TwinSeen)[0].refused) == (alice.key, False)
+    assert alice.ups_and_downs(twin.public_key) == "+" and first.knows(alice)
+    await first.stop()
+    await net.until(lambda: second.knows(alice))
+
+
+async def test_two_processes_with_one_key_that_meet_know_it_themselves(net: Network) -> None:
+    twin = Identity.generate()
+    first = await net.node(identity=twin)
+    second = await net.node(first, identity=twin)
+    await net.until(lambda: bool(second.of(TwinSeen)) and bool(first.of(TwinSeen)))
+    assert [event.witness for node in (first, second) for event in node.of(TwinSeen)[:1]] == [None, None]
+    assert first.swarm.peers() == second.swarm.peers() == []
 
 
 async def test_another_network_is_refused_with_both_shown(net: Network) -> None:
@@ -391,7 +416,7 @@ async def test_a_connection_that_crashes_us_takes_no_other_along(net: Network, m
 async def test_a_handshake_that_crashes_us_takes_nothing_along(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     alice, bob = await net.pair()
 
-    def crash(key: object, *, is_client: bool) -> None:
+    async def crash(peer: object, *, remote: object, is_client: bool) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr(alice.swarm, "_admit", crash)

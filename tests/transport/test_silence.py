@@ -1,0 +1,98 @@
+"""Links that go dead without a word: how soon that is noticed, and how soon two nodes talk again once bytes pass."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from tests.switchboard import Switchboard, Switched
+from tests.transport.net import Network, Node
+from transport import limits
+from transport.identity import Identity
+from transport.machine import MACHINE
+
+
+class Cuttable:
+    """Two members whose dials go through a switchboard."""
+
+    def __init__(self, net: Network, board: Switchboard, nodes: list[Node]) -> None:
+        self.net, self.board, self.nodes = net, board, nodes
+
+    def quorum(self, has_quorum: bool) -> None:
+        for node in self.nodes:
+            node.swarm.quorum(has_quorum)
+
+    def hear_each_other(self) -> bool:
+        one, two = self.nodes
+        return one.key in two.swarm.live() and two.key in one.swarm.live()
+
+    async def until(self, condition) -> float:
+        """Real time passes in real sockets; how much is not asserted beyond the generous limit."""
+        began = trio.current_time()
+        with trio.fail_after(20):
+            while not condition():
+                self.quorum(False)
+                await trio.sleep(0.05)
+        return trio.current_time() - began
+
+
+@asynccontextmanager
+async def two_members(net: Network) -> AsyncIterator[Cuttable]:
+    board = Switchboard()
+    await net.nursery.start(board.run)
+    identities = sorted((Identity.generate() for _ in range(2)), key=lambda i: i.node_id)
+    nodes: list[Node] = []
+    for place, identity in enumerate(identities):
+        token = MACHINE.set(Switched(place, board.port))
+        nodes.append(await net.node(*nodes, identity=identity))
+        MACHINE.reset(token)
+        board.plug_in(place, nodes[-1].address.port)
+    for node in nodes:
+        node.swarm.members([identity.public_key for identity in identities])
+    await net.until(lambda: nodes[0].knows(nodes[1]) and nodes[1].knows(nodes[0]))
+    yield Cuttable(net, board, nodes)
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+async def test_a_cut_is_noticed_and_after_it_a_new_connection_takes_over(net: Network, both_ways: bool) -> None:
+    async with two_members(net) as pair:
+        one, two = pair.nodes
+        pair.board.cut({0}, {1}, both_ways=both_ways)
+        noticed = await pair.until(lambda: not pair.hear_each_other())
+        assert noticed >= limits.SILENT_SECONDS - limits.PING_SECONDS / 2
+        assert one.swarm.is_connected(two.key), "not given up: only not counted on"
+        pair.board.heal_all()
+        back = await pair.until(pair.hear_each_other)
+        print(f"noticed after {noticed:.1f} s, back after {back:.2f} s")
+        one.swarm.publish(one.envelope(1).frame())
+        two.swarm.publish(two.envelope(2).frame())
+        await net.until(lambda: bool(one.envelopes()) and bool(two.envelopes()))
+        assert (one.ups_and_downs(two.key), two.ups_and_downs(one.key)) == ("+-+", "+-+"), "both agree, and once"
+        assert not [r for node in pair.nodes for r in node.log.reasons()], "no penalty"
+        assert "it fell silent" in {line["reason"] for line in one.log.named("peer disconnected")}
+
+
+async def test_with_a_quorum_a_silent_connection_is_left_until_it_is_dead(net: Network) -> None:
+    async with two_members(net) as pair:
+        pair.quorum(True)
+        one, two = pair.nodes
+        pair.board.cut({0}, {1})
+        with trio.fail_after(20):
+            while pair.hear_each_other():
+                await trio.sleep(0.05)
+        dials = pair.board.dials
+        await trio.sleep(1.2)
+        assert pair.board.dials == dials
+        assert one.swarm.is_connected(two.key)
+
+
+async def test_members_are_dialed_every_second_through_a_hole_and_tries_overlap(net: Network) -> None:
+    async with two_members(net) as pair:
+        pair.board.cut({0}, {1})
+        await pair.until(lambda: not pair.hear_each_other())
+        before, began = pair.board.dials, trio.current_time()
+        await pair.until(lambda: pair.board.dials >= before + 8)
+        assert trio.current_time() - began < 8 * limits.BACKOFF_QUORUM_SECONDS_MAX / 2 + 2, (
+            "two nodes, one a second each"
+        )
