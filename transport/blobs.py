@@ -25,7 +25,7 @@ import trio
 from transport import limits
 from transport.content import DIGEST_BYTES, Buffer, digest_of_hashes, leaf_hashes, split
 from transport.errors import Malformed
-from transport.framing import Kind, encode_frame
+from transport.framing import Kind, encode_frame, frame_pieces
 from transport.limits import LEAF_BYTES
 from transport.log import Log
 from transport.outbox import Outbox
@@ -35,6 +35,9 @@ _HASHES_WANTED: Final = struct.Struct(">I32sII")
 _LEAVES_WANTED: Final = struct.Struct(">I32sIH")
 _ID: Final = struct.Struct(">I")
 _LEAF: Final = struct.Struct(">II")
+
+
+Take = Callable[[int, Buffer], str | None]
 
 
 class Refusal(enum.IntEnum):
@@ -87,7 +90,7 @@ class Expected:
 
     __slots__ = ("done", "failure", "left", "take")
 
-    def __init__(self, left: int, take: Callable[[int, bytes], str | None]) -> None:
+    def __init__(self, left: int, take: Take) -> None:
         self.left = left
         self.take = take
         self.done = trio.Event()
@@ -111,7 +114,7 @@ class BlobClient:
         self.slots = trio.Semaphore(limits.FETCHES_PER_HOLDER_MAX * limits.REQUESTS_PER_HOLDER)
 
     @contextmanager
-    def hashes(self, digest: bytes, wanted: Range, take: Callable[[int, bytes], str | None]) -> Iterator[Expected]:
+    def hashes(self, digest: bytes, wanted: Range, take: Take) -> Iterator[Expected]:
         """Ask for leaf hashes; `take` gets (first, joined hashes) once."""
         with self._ask(Expected(1, take)) as (number, expected):
             head = _HASHES_WANTED.pack(number, digest, wanted.first, wanted.count)
@@ -119,7 +122,7 @@ class BlobClient:
             yield expected
 
     @contextmanager
-    def leaves(self, digest: bytes, wanted: Range, take: Callable[[int, bytes], str | None]) -> Iterator[Expected]:
+    def leaves(self, digest: bytes, wanted: Range, take: Take) -> Iterator[Expected]:
         """Ask for leaves; `take` gets (index, leaf) for each."""
         with self._ask(Expected(wanted.count, take)) as (number, expected):
             head = _LEAVES_WANTED.pack(number, digest, wanted.first, wanted.count)
@@ -129,13 +132,13 @@ class BlobClient:
     def on_hashes(self, body: bytes) -> None:
         if len(body) < _ID.size or (len(body) - _ID.size) % DIGEST_BYTES:
             raise Malformed(f"leaf hashes in {len(body)} bytes")
-        self._arrived(_ID.unpack_from(body)[0], 0, body[_ID.size :])
+        self._arrived(_ID.unpack_from(body)[0], 0, memoryview(body)[_ID.size :])
 
     def on_leaf(self, body: bytes) -> None:
         if len(body) <= _LEAF.size:
             raise Malformed(f"a leaf in {len(body)} bytes")
         number, index = _LEAF.unpack_from(body)
-        self._arrived(number, index, body[_LEAF.size :])
+        self._arrived(number, index, memoryview(body)[_LEAF.size :])
 
     def on_refused(self, body: bytes) -> None:
         if len(body) != _ID.size + 1:
@@ -150,7 +153,7 @@ class BlobClient:
         for expected in self._expected.values():
             expected.fail(reason)
 
-    def _arrived(self, number: int, index: int, piece: bytes) -> None:
+    def _arrived(self, number: int, index: int, piece: Buffer) -> None:
         """What nobody waits for is late, and costs nothing."""
         expected = self._expected.get(number)
         if expected is None or expected.done.is_set():
@@ -230,7 +233,7 @@ class BlobServer:
         part = hashes[wanted.range.first : wanted.range.first + wanted.range.count]
         if len(part) != wanted.range.count:
             return Refusal.NO_SUCH_LEAF
-        await self.outbox.push_bulk(encode_frame(Kind.HASHES, _ID.pack(wanted.number), *part))
+        await self.outbox.push_bulk(*frame_pieces(Kind.HASHES, _ID.pack(wanted.number), b"".join(part)))
         return None
 
     async def _leaves(self, wanted: _Wanted) -> Refusal | None:
@@ -243,5 +246,5 @@ class BlobServer:
         for position in range(wanted.range.count):
             leaf = view[position * LEAF_BYTES : (position + 1) * LEAF_BYTES]
             head = _LEAF.pack(wanted.number, wanted.range.first + position)
-            await self.outbox.push_bulk(encode_frame(Kind.LEAF, head, leaf))
+            await self.outbox.push_bulk(*frame_pieces(Kind.LEAF, head, leaf))
         return None

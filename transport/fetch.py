@@ -1,12 +1,16 @@
-"""Carrying out a fetch: leaf by leaf from several holders at once, until all is here or nobody is left to ask.
+"""Carrying out a fetch: range by range from several holders at once, until all is here or nobody is left to ask.
 
-A holder that refuses, lies or falls silent is left aside for this fetch, and its leaves go to the next one. The first
-holder is asked for the leaf hashes and for leaves in the same breath, so a small blob takes one round trip.
+A holder that refuses, lies or falls silent is left aside for this fetch, and its leaves go to the next one; so does one
+that is slower than a modem, for as long as there is another to try. At the end, leaves that somebody keeps us waiting
+for are asked of a second holder, so nobody can stall a fetch by dripping the last of it. The first holder is asked for
+the leaf hashes and for leaves in the same breath, so a small blob takes one round trip.
+
+Rule for editing: what is in memory at any moment is what a few holders were asked for, whatever the length of the blob.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,14 +18,17 @@ import trio
 
 from transport import limits
 from transport.blobs import BlobClient, Expected
+from transport.content import Buffer
 from transport.errors import RequestFailed
 from transport.identity import PublicKey, short_id
 from transport.log import Log
 from transport.machine import in_thread
 from transport.transfer import FetchPlan, Range
 
-Sink = Callable[[int, bytes], None]
+Leaves = list[tuple[int, Buffer]]
+Sink = Callable[[Leaves], Awaitable[None]]
 LIE = "lied: what it sent does not match the digest"
+SLOW = f"slower than {limits.HOLDER_BYTES_PER_SECOND_MIN // limits.KIB} KiB/s"
 
 
 class Holder(Protocol):
@@ -35,12 +42,30 @@ class Holder(Protocol):
 
 @dataclass(slots=True)
 class _Source:
-    """One holder in one fetch."""
+    """One holder in one fetch. Its speed is measured over stretches of RATE_SECONDS."""
 
     holder: Holder
     heard_at: float
+    stretch_began: float
+    stretch_bytes: int = 0
+    range_seconds: float | None = None
     failure: str | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def heard(self, piece: Buffer) -> None:
+        self.heard_at = trio.current_time()
+        self.stretch_bytes += len(piece)
+
+    def took(self, seconds: float) -> None:
+        """For one range, on average: the older a measurement, the less it counts."""
+        self.range_seconds = seconds if self.range_seconds is None else 0.75 * self.range_seconds + 0.25 * seconds
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long another may keep a range before this holder is asked for it too: twice what this one would take."""
+        if self.range_seconds is None:
+            return limits.PATIENCE_SECONDS_MAX
+        return min(max(2 * self.range_seconds, limits.PATIENCE_SECONDS_MIN), limits.PATIENCE_SECONDS_MAX)
 
 
 class Fetch:
@@ -61,50 +86,86 @@ class Fetch:
         self._lied = lied
         self._log = log
         self._failed: dict[PublicKey, str] = {}
+        self._slow: set[PublicKey] = set()
         self._active: dict[PublicKey, _Source] = {}
+        self._broken: Exception | None = None
         self._changed = trio.Event()
 
     async def run(self) -> None:
-        """Raises RequestFailed once every holder was asked in vain. Cancellable everywhere."""
+        """Raises RequestFailed once every holder was asked in vain, and what the sink raises. Cancellable everywhere."""
         plan = self._plan
         if plan.leaf_count == 0 and not plan.accept_hashes(b""):
             raise RequestFailed("an empty blob has another digest")
         async with trio.open_nursery() as nursery:
-            while not plan.is_done:
-                self._changed = trio.Event()
+            while not plan.is_done and self._broken is None:
                 self._recruit(nursery)
                 if not self._active:
                     break
-                await self._changed.wait()
+                changed = self._changed
+                with trio.move_on_after(limits.RATE_SECONDS / 4):
+                    await changed.wait()
             nursery.cancel_scope.cancel()
+        if self._broken is not None:
+            raise self._broken
         if not plan.is_done:
             tried = ", ".join(f"{short_id(key)} {why}" for key, why in self._failed.items())
             raise RequestFailed(
                 f"nobody left to ask for {plan.digest.hex()[:12]} ({tried or 'no holder is connected'})"
             )
 
+    def _fire(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- whom to ask --------------------------------------------------------------------------------------------------
+
     def _recruit(self, nursery: trio.Nursery) -> None:
-        """Ask further holders while there is work: one until the hashes are known, then several."""
+        """Ask further holders: one until the hashes are known, then several."""
         most = 1 if self._plan.hashes is None else limits.HOLDERS_AT_ONCE
-        if len(self._active) >= most or (self._plan.hashes is not None and not self._plan.has_work):
+        fresh = self._fresh()
+        if fresh:
+            self._set_aside_the_slow()
+        elif not self._active and self._slow:  # better slow than not at all
+            self._slow.clear()
+            fresh = self._fresh()
+        if self._plan.hashes is not None and not self._plan.has_work and self._active:
             return
-        for holder in self._holders():
-            if len(self._active) >= most:
-                return
-            if holder.key not in self._failed and holder.key not in self._active:
-                source = _Source(holder, trio.current_time())
-                self._active[holder.key] = source
-                nursery.start_soon(self._draw, source)
+        now = trio.current_time()
+        for holder in fresh[: max(0, most - len(self._active))]:
+            source = _Source(holder, heard_at=now, stretch_began=now)
+            self._active[holder.key] = source
+            nursery.start_soon(self._draw, source)
+
+    def _fresh(self) -> list[Holder]:
+        """Holders that may be asked and are not."""
+        left = [self._failed, self._slow, self._active]
+        return [holder for holder in self._holders() if not any(holder.key in those for those in left)]
+
+    def _set_aside_the_slow(self) -> None:
+        """Whoever delivers less than the least rate makes room for one that was not tried yet."""
+        now = trio.current_time()
+        for source in self._active.values():
+            elapsed = now - source.stretch_began
+            if elapsed < limits.RATE_SECONDS:
+                continue
+            if source.stretch_bytes < elapsed * limits.HOLDER_BYTES_PER_SECOND_MIN:
+                source.failure = source.failure or SLOW
+                source.scope.cancel()
+            source.stretch_began, source.stretch_bytes = now, 0
 
     async def _draw(self, source: _Source) -> None:
         """Everything with one holder: the hashes if nobody has them yet, and ranges, several in flight."""
         with source.scope:
             await self._draw_all(source)
-        del self._active[source.holder.key]
+        key = source.holder.key
+        del self._active[key]
+        if source.failure == SLOW:
+            self._slow.add(key)
+        elif source.failure is not None:
+            self._failed[key] = source.failure
         if source.failure is not None:
-            self._failed[source.holder.key] = source.failure
-            self._log.info("fetch source failed", peer=short_id(source.holder.key), reason=source.failure)
-        self._changed.set()
+            self._log.info("fetch source failed", peer=short_id(key), reason=source.failure)
+        self._fire()
 
     async def _draw_all(self, source: _Source) -> None:
         async with trio.open_nursery() as nursery:
@@ -114,17 +175,18 @@ class Fetch:
                 else:
                     await nursery.start(self._few_hashes, source)
             for _ in range(limits.REQUESTS_PER_HOLDER):
-                if (wanted := self._plan.take()) is None:
-                    break
-                nursery.start_soon(self._leaves, source, wanted)
+                nursery.start_soon(self._leaves_in_turn, source)
+
+    # --- hashes -------------------------------------------------------------------------------------------------------
 
     async def _few_hashes(self, source: _Source, *, task_status: trio.TaskStatus[None]) -> None:
         """Started once asked. The answer is checked as it arrives, so before the leaves that follow it."""
 
-        def take(_: int, joined: bytes) -> str | None:
-            if not self._plan.accept_hashes(joined):
+        def take(_: int, joined: Buffer) -> str | None:
+            source.heard(joined)
+            if not self._plan.accept_hashes(bytes(joined)):
                 return LIE
-            self._changed.set()
+            self._fire()
             return None
 
         async with source.holder.blobs.slots:
@@ -137,8 +199,8 @@ class Fetch:
         """A list of several frames, checked in a worker thread."""
         joined = bytearray()
 
-        def take(_: int, part: bytes) -> str | None:
-            source.heard_at = trio.current_time()
+        def take(_: int, part: Buffer) -> str | None:
+            source.heard(part)
             joined.extend(part)
             return None
 
@@ -151,33 +213,63 @@ class Fetch:
             source.failure = LIE
             source.scope.cancel()
             self._lied(source.holder.key)
-        self._changed.set()
+        self._fire()
 
-    async def _leaves(self, source: _Source, first: Range) -> None:
-        """One of the requests in flight: range after range while there are any."""
+    # --- leaves -------------------------------------------------------------------------------------------------------
 
-        def take(index: int, leaf: bytes) -> str | None:
+    async def _leaves_in_turn(self, source: _Source) -> None:
+        """One of the requests in flight: range after range until all is here."""
+        plan, key = self._plan, source.holder.key
+        while not plan.is_done:
+            patience = source.patience_seconds
+            now = trio.current_time()
+            wanted = plan.take(key, now=now, patience_seconds=patience)
+            if wanted is None:
+                changed, overdue_at = self._changed, plan.overdue_at(key, patience_seconds=patience)
+                with trio.move_on_at(trio.current_time() + 3600 if overdue_at is None else overdue_at):
+                    await changed.wait()
+                continue
+            try:
+                await self._leaves(source, wanted)
+                source.took(trio.current_time() - now)
+            finally:
+                plan.give_back(wanted, key)
+                if plan.is_done or plan.has_work:
+                    self._fire()
+
+    async def _leaves(self, source: _Source, wanted: Range) -> None:
+        """Ask for a range; each leaf is checked on arrival, and what is true goes to the sink."""
+        arrived: Leaves = []
+        seen: set[int] = set()
+
+        def take(index: int, leaf: Buffer) -> str | None:
             if self._plan.hashes is None:
                 return "sent leaves before their hashes"  # a swap of connections can do that: no lie
-            if not self._plan.is_missing(index):
-                return None
-            if not self._plan.accept_leaf(index, leaf):
-                return LIE
-            source.heard_at = trio.current_time()
-            self._sink(index, leaf)
+            if index not in wanted or index in seen:
+                return "sent a leaf that it was not asked for"
+            seen.add(index)
+            source.heard(leaf)
+            if self._plan.is_missing(index):
+                if not self._plan.accept_leaf(index, leaf):
+                    return LIE
+                arrived.append((index, leaf))
             return None
 
-        wanted: Range | None = first
-        while wanted is not None:
+        try:
+            async with source.holder.blobs.slots:
+                with source.holder.blobs.leaves(self._plan.digest, wanted, take) as expected:
+                    await self._finish(source, expected)
+        finally:
+            if arrived:  # they count as held, also where the holder failed after them
+                await self._give(arrived)
+
+    async def _give(self, arrived: Leaves) -> None:
+        with trio.CancelScope(shield=True):
             try:
-                async with source.holder.blobs.slots:
-                    with source.holder.blobs.leaves(self._plan.digest, wanted, take) as expected:
-                        await self._finish(source, expected)
-            finally:
-                self._plan.give_back(wanted)
-            wanted = self._plan.take()
-        if self._plan.is_done:
-            self._changed.set()
+                await self._sink(arrived)
+            except Exception as error:  # a full disk, most likely: no holder's fault, and the end of this fetch
+                self._broken = error
+                self._fire()
 
     async def _finish(self, source: _Source, expected: Expected) -> None:
         """Wait for the answer, for as long as this holder is heard of; a failure ends all of its requests."""

@@ -8,16 +8,18 @@ duplicate connection can be closed without losing a frame (session.py).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
+from transport.content import Buffer
 from transport.limits import BULK_BYTES_MAX, SEND_BYTES, URGENT_BYTES_MAX, URGENT_FRAMES_MAX
 
 
 class Outbox:
     def __init__(self) -> None:
         self._urgent: deque[bytes] = deque()
-        self._bulk: deque[bytes] = deque()
+        self._bulk: deque[tuple[Sequence[Buffer], int]] = deque()
         self._urgent_bytes = 0
         self._bulk_bytes = 0
         self._writers = trio.lowlevel.ParkingLot()
@@ -34,31 +36,34 @@ class Outbox:
         if self._writers:
             self._writers.unpark_all()
 
-    async def push_bulk(self, frame: bytes) -> None:
-        """Queue a bulk frame, once there is room. Cancelled, it has queued nothing."""
-        while self._bulk_bytes + len(frame) > BULK_BYTES_MAX:
+    async def push_bulk(self, *frame: Buffer) -> None:
+        """Queue a bulk frame, whole or in pieces that must not change, once there is room. Cancelled, it has queued nothing."""
+        size = sum(map(len, frame))
+        while self._bulk_bytes + size > BULK_BYTES_MAX:
             await self._producers.park()
-        self._bulk.append(frame)
-        self._bulk_bytes += len(frame)
+        self._bulk.append((frame, size))
+        self._bulk_bytes += size
         if self._writers:
             self._writers.unpark_all()
 
     def gather(self) -> bytes:
         """Up to SEND_BYTES of frames, the urgent ones first, as one buffer; empty if there are none."""
-        frames: list[bytes] = []
+        frames: list[Buffer] = []
         size = 0
         while self._urgent and (not frames or size + len(self._urgent[0]) <= SEND_BYTES):
-            frames.append(self._urgent.popleft())
-            size += len(frames[-1])
+            frame = self._urgent.popleft()
+            frames.append(frame)
+            size += len(frame)
         self._urgent_bytes -= size
         urgent_size = size
-        while self._bulk and (not frames or size + len(self._bulk[0]) <= SEND_BYTES):
-            frames.append(self._bulk.popleft())
-            size += len(frames[-1])
+        while self._bulk and (not frames or size + self._bulk[0][1] <= SEND_BYTES):
+            pieces, length = self._bulk.popleft()
+            frames += pieces
+            size += length
         if size > urgent_size:
             self._bulk_bytes -= size - urgent_size
             self._producers.unpark_all()
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+        return b"".join(frames)
 
     async def wait(self) -> None:
         """Until something is queued, or wake is called."""

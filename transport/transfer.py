@@ -1,18 +1,18 @@
 """The plan of one fetch: which leaves are missing, who is asked for which, and whether what came is true.
 
 Sans-IO. First the leaf hashes, checked as a whole against the digest, then leaves in ranges, each checked on arrival,
-so a lie is found at the first leaf and costs the time of one. Not here: sockets, timeouts, the choice of holders
-(fetch.py).
+so a lie is found at the first leaf and costs the time of one. At the end a range that somebody keeps us waiting for is asked of a second holder. Not
+here: sockets, timeouts, the choice of holders (fetch.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from transport.content import DIGEST_BYTES, digest_of_hashes, leaf_count, leaf_hash, leaf_length
-from transport.limits import BLOB_BYTES_MAX, LEAVES_PER_REQUEST
+from transport.content import DIGEST_BYTES, Buffer, digest_of_hashes, leaf_count, leaf_hash, leaf_length
+from transport.limits import ASKERS_PER_LEAF_MAX, BLOB_BYTES_MAX, LEAVES_PER_REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,40 @@ class Range:
     first: int
     count: int
 
+    def __contains__(self, index: int) -> bool:
+        return self.first <= index < self.first + self.count
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Who was asked for a range, and since when somebody has been."""
+
+    since: float
+    askers: set[bytes]
+
 
 class FetchPlan:
-    def __init__(self, digest: bytes, length: int, *, leaves: Iterable[int] | None = None) -> None:
-        """`leaves` are those wanted, all by default. Raises ValueError for a length that no blob has."""
+    def __init__(
+        self,
+        digest: bytes,
+        length: int,
+        *,
+        leaves: Iterable[int] | None = None,
+        hashes: Sequence[bytes] | None = None,
+    ) -> None:
+        """`leaves` are those wanted, all by default; `hashes`, where an earlier plan has checked them.
+
+        Raises ValueError for a length that no blob has.
+        """
         if not 0 <= length <= BLOB_BYTES_MAX:
             raise ValueError(f"a blob of {length} bytes")
         self.digest = digest
         self.length = length
         self.leaf_count = leaf_count(length)
-        self.hashes: list[bytes] | None = None
+        self.hashes: Sequence[bytes] | None = hashes
         wanted = range(self.leaf_count) if leaves is None else sorted(set(leaves))
         self._ranges: deque[Range] = deque(_ranges(wanted))
+        self._asked: dict[Range, _Asked] = {}
         self._missing = set(wanted)
 
     @property
@@ -55,16 +77,35 @@ class FetchPlan:
         self.hashes = hashes
         return True
 
-    def take(self) -> Range | None:
-        """The next range to ask somebody for."""
-        return self._ranges.popleft() if self._ranges else None
+    def take(self, asker: bytes, *, now: float, patience_seconds: float) -> Range | None:
+        """What to ask `asker` for: a range that nobody was asked for; else, at the end, the most overdue of another's."""
+        if self._ranges:
+            wanted = self._ranges.popleft()
+            self._asked[wanted] = _Asked(now, {asker})
+            return wanted
+        overdue = self._others(asker)
+        if not overdue or self._asked[overdue[0]].since + patience_seconds > now:
+            return None
+        self._asked[overdue[0]].askers.add(asker)
+        return overdue[0]
 
-    def give_back(self, wanted: Range) -> None:
-        """Somebody did not deliver: what is missing of it goes to the front."""
-        indices = [i for i in range(wanted.first, wanted.first + wanted.count) if i in self._missing]
-        self._ranges.extendleft(reversed(list(_ranges(indices))))
+    def overdue_at(self, asker: bytes, *, patience_seconds: float) -> float | None:
+        """When `take` will have something for `asker`, if nothing changes until then."""
+        others = self._others(asker)
+        return self._asked[others[0]].since + patience_seconds if others else None
 
-    def accept_leaf(self, index: int, leaf: bytes) -> bool:
+    def give_back(self, wanted: Range, asker: bytes) -> None:
+        """`asker` is not waited for any more: what nobody else is asked for and is still missing goes to the front."""
+        asked = self._asked.get(wanted)
+        if asked is None:
+            return
+        asked.askers.discard(asker)
+        if not asked.askers:
+            del self._asked[wanted]
+            indices = [i for i in range(wanted.first, wanted.first + wanted.count) if i in self._missing]
+            self._ranges.extendleft(reversed(list(_ranges(indices))))
+
+    def accept_leaf(self, index: int, leaf: Buffer) -> bool:
         """Whether it is the leaf of that index; then it counts as held."""
         if self.hashes is None or not 0 <= index < self.leaf_count or len(leaf) != leaf_length(index, self.length):
             return False
@@ -75,6 +116,18 @@ class FetchPlan:
 
     def is_missing(self, index: int) -> bool:
         return index in self._missing
+
+    def _others(self, asker: bytes) -> list[Range]:
+        """Ranges that others are waited for and `asker` may be asked for too, the one that is waited for longest first."""
+        found = [
+            (asked.since, wanted.first, wanted)
+            for wanted, asked in self._asked.items()
+            if asker not in asked.askers and len(asked.askers) < ASKERS_PER_LEAF_MAX and self._lacks(wanted)
+        ]
+        return [wanted for _, _, wanted in sorted(found, key=lambda entry: entry[:2])]
+
+    def _lacks(self, wanted: Range) -> bool:
+        return any(index in self._missing for index in range(wanted.first, wanted.first + wanted.count))
 
 
 def _ranges(indices: Iterable[int]) -> Iterable[Range]:

@@ -10,6 +10,7 @@ from transport import limits
 from transport.blobs import MemoryBlobs, Refusal
 from transport.content import Buffer, digest_of, leaf_hashes, split
 from transport.errors import RequestFailed
+from transport.fetch import Leaves
 from transport.framing import Kind, encode_frame
 from transport.limits import LEAF_BYTES
 
@@ -21,9 +22,10 @@ class Target:
         self.data = bytearray(length)
         self.indices: list[int] = []
 
-    def __call__(self, index: int, leaf: bytes) -> None:
-        self.data[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
-        self.indices.append(index)
+    async def __call__(self, leaves: Leaves) -> None:
+        for index, leaf in leaves:
+            self.data[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
+            self.indices.append(index)
 
 
 async def fetch(node: Node, data: bytes, *holders: Node, **options: object) -> Target:
@@ -185,8 +187,8 @@ async def test_a_holder_that_dies_in_the_middle_is_replaced(net: Network) -> Non
     target = Target(len(data))
     holders = [dying.key]
 
-    def sink(index: int, leaf: bytes) -> None:
-        target(index, leaf)
+    async def sink(leaves: Leaves) -> None:
+        await target(leaves)
         net.signal.fire()
 
     async def get() -> None:
@@ -226,10 +228,10 @@ async def test_a_cancelled_fetch_leaves_the_connection_usable(net: Network) -> N
     centre, holders = await star(net, source)
     with trio.CancelScope() as scope:
 
-        def first_leaf(_: int, __: bytes) -> None:
+        async def first_leaves(_: Leaves) -> None:
             scope.cancel()
 
-        await centre.swarm.fetch(digest_of(data), len(data), holders=lambda: [holders[0].key], sink=first_leaf)
+        await centre.swarm.fetch(digest_of(data), len(data), holders=lambda: [holders[0].key], sink=first_leaves)
     assert scope.cancelled_caught
     assert (await fetch(centre, data, *holders)).data == data
 
@@ -242,9 +244,10 @@ async def test_votes_pass_while_bulk_flows(net: Network) -> None:
     leaves_before_votes: list[int] = []
     target = Target(len(data))
 
-    def sink(index: int, leaf: bytes) -> None:
-        target(index, leaf)
-        if len(target.indices) == 20:
+    async def sink(leaves: Leaves) -> None:
+        already = len(target.indices)
+        await target(leaves)
+        if already < 20 <= len(target.indices):
             for number in range(10):
                 holder.swarm.publish(holder.envelope(number).frame())
 

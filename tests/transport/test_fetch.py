@@ -2,22 +2,22 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
 
 from tests.transport.net import RecordingLog, Signal
 from transport import limits
-from transport.blobs import BlobClient, BlobServer, BlobSource, MemoryBlobs
+from transport.blobs import BlobClient, BlobServer, BlobSource, MemoryBlobs, Refusal, _Wanted
 from transport.content import Buffer, digest_of
 from transport.errors import RequestFailed
-from transport.fetch import Fetch
+from transport.fetch import Fetch, Leaves
 from transport.framing import FrameDecoder, Kind
 from transport.identity import PublicKey
 from transport.limits import LEAF_BYTES
 from transport.outbox import Outbox
-from transport.transfer import FetchPlan
+from transport.transfer import FetchPlan, Range
 
 
 @dataclass
@@ -43,13 +43,13 @@ async def carry(outbox: Outbox, client: BlobClient, server: BlobServer) -> None:
 
 
 @asynccontextmanager
-async def holders(*sources: BlobSource) -> AsyncIterator[list[Near]]:
+async def holders(*sources: BlobSource, kind: type[BlobServer] = BlobServer) -> AsyncIterator[list[Near]]:
     log = RecordingLog(Signal())
     async with trio.open_nursery() as nursery:
         found = []
         for number, source in enumerate(sources):
             asks, answers = Outbox(), Outbox()
-            client, server = BlobClient(asks), BlobServer("peer", answers, source, log)
+            client, server = BlobClient(asks), kind("peer", answers, source, log)
             nursery.start_soon(server.run)
             nursery.start_soon(carry, asks, client, server)
             nursery.start_soon(carry, answers, client, server)
@@ -61,8 +61,9 @@ async def holders(*sources: BlobSource) -> AsyncIterator[list[Near]]:
 async def fetch(data: bytes, near: Sequence[Near]) -> bytes:
     target = bytearray(len(data))
 
-    def sink(index: int, leaf: bytes) -> None:
-        target[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
+    async def sink(leaves: Leaves) -> None:
+        for index, leaf in leaves:
+            target[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
 
     plan = FetchPlan(digest_of(data), len(data))
     log = RecordingLog(Signal())
@@ -88,10 +89,56 @@ FOREVER = float("inf")
 
 
 async def test_a_holder_that_falls_silent_is_replaced_after_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    """What it owes is asked of the other one once that has nothing else to do."""
     async with holders(Slow(DATA, FOREVER), Slow(DATA, 0.0)) as near:
         started = trio.current_time()
         assert await fetch(DATA, near) == DATA
-        assert trio.current_time() - started == pytest.approx(limits.HOLDER_SECONDS_MAX)
+        assert trio.current_time() - started == pytest.approx(limits.PATIENCE_SECONDS_MIN)
+
+
+async def test_who_is_silent_from_the_start_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
+    """Without hashes nobody else is asked; then after the time over which speed is measured."""
+
+    class Mute(MemoryBlobs):
+        async def leaf_hashes(self, digest: bytes) -> Sequence[bytes] | None:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async with holders(Mute(), Slow(DATA, 0.0)) as near:
+        started = trio.current_time()
+        assert await fetch(DATA, near) == DATA
+        assert trio.current_time() - started == pytest.approx(limits.RATE_SECONDS)
+
+
+async def test_who_drips_keeps_nobody_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    """As many of them as are asked at once, and one honest holder behind them all."""
+
+    drips = [Slow(DATA, 0.9 * limits.HOLDER_SECONDS_MAX) for _ in range(limits.HOLDERS_AT_ONCE)]
+    async with holders(*drips, Slow(DATA, 0.01)) as near:
+        started = trio.current_time()
+        assert await fetch(DATA, near) == DATA
+        assert trio.current_time() - started < 2 * limits.RATE_SECONDS
+
+
+async def test_a_slow_holder_is_asked_again_when_there_is_nobody_better(autojump_clock: trio.testing.MockClock) -> None:
+    async with holders(Slow(DATA, 0.9 * limits.HOLDER_SECONDS_MAX), MemoryBlobs()) as near:
+        assert await fetch(DATA, near) == DATA
+
+
+class Misnumbered(BlobServer):
+    """Answers what it was asked for with other leaves of the same blob, each of them true."""
+
+    async def _leaves(self, wanted: object) -> Refusal | None:
+        assert isinstance(wanted, _Wanted)
+        other = replace(wanted, range=Range(0, wanted.range.count))
+        return await super()._leaves(other)
+
+
+async def test_true_leaves_that_were_not_asked_for_are_no_answer(autojump_clock: trio.testing.MockClock) -> None:
+    """Else a holder could keep us asking for ever."""
+    async with holders(Slow(DATA, 0.0), kind=Misnumbered) as near:
+        with pytest.raises(RequestFailed, match="was not asked for"):
+            await fetch(DATA, near)
 
 
 async def test_when_all_are_silent_that_is_said(autojump_clock: trio.testing.MockClock) -> None:
@@ -111,9 +158,19 @@ async def test_a_holder_that_closes_is_replaced_at_once(autojump_clock: trio.tes
     async with holders(Slow(DATA, 1.0), Slow(DATA, 0.0)) as near, trio.open_nursery() as nursery:
 
         async def close() -> None:
-            await trio.sleep(0.5)
+            await trio.sleep(0.1)
             near[0].blobs.close("connection lost")
 
         nursery.start_soon(close)
         assert await fetch(DATA, near) == DATA
-        assert trio.current_time() == pytest.approx(0.5)
+        assert trio.current_time() == pytest.approx(0.1)
+
+
+async def test_a_sink_that_fails_ends_the_fetch_with_its_own_error(autojump_clock: trio.testing.MockClock) -> None:
+    async def full(leaves: Leaves) -> None:
+        raise OSError("no space left")
+
+    async with holders(Slow(DATA, 0.0), Slow(DATA, 0.0)) as near:
+        plan, log = FetchPlan(digest_of(DATA), len(DATA)), RecordingLog(Signal())
+        with pytest.raises(OSError, match="no space left"):
+            await Fetch(plan, holders=lambda: near, sink=full, lied=lambda key: None, log=log).run()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from transport.content import digest_of, leaf_hashes, split
+from transport.content import Buffer, digest_of, leaf_hashes, split
 from transport.limits import BLOB_BYTES_MAX, LEAF_BYTES, LEAVES_PER_REQUEST
-from transport.transfer import FetchPlan
+from transport.transfer import FetchPlan, Range
 
 LENGTHS = [1, LEAF_BYTES, LEAF_BYTES + 1, 20 * LEAF_BYTES + 5]
 
@@ -26,11 +26,15 @@ def ready(length: int, **options: object) -> tuple[FetchPlan, list[bytes]]:
     return plan, leaves
 
 
+def take(plan: FetchPlan, asker: bytes = b"me", *, now: float = 0.0) -> Range | None:
+    return plan.take(asker, now=now, patience_seconds=1.0)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_all_leaves_are_asked_for_once(length: int) -> None:
     plan, leaves = ready(length)
     asked: list[int] = []
-    while (wanted := plan.take()) is not None:
+    while (wanted := take(plan)) is not None:
         assert 1 <= wanted.count <= LEAVES_PER_REQUEST
         asked += range(wanted.first, wanted.first + wanted.count)
     assert asked == list(range(len(leaves)))
@@ -44,7 +48,7 @@ def test_an_empty_blob_needs_nobody() -> None:
     plan = FetchPlan(digest_of(b""), 0)
     assert plan.accept_hashes(b"")
     assert plan.is_done
-    assert plan.take() is None
+    assert take(plan) is None
 
 
 def test_false_hashes_are_refused() -> None:
@@ -74,7 +78,7 @@ def test_leaves_before_hashes_prove_nothing() -> None:
 def test_only_what_is_wanted_is_asked_for() -> None:
     plan, leaves = ready(20 * LEAF_BYTES, leaves=[3, 4, 5, 17, 4])
     ranges = []
-    while (wanted := plan.take()) is not None:
+    while (wanted := take(plan)) is not None:
         ranges.append((wanted.first, wanted.count))
     assert ranges == [(3, 3), (17, 1)]
     for index in (3, 4, 5, 17):
@@ -91,7 +95,7 @@ def test_impossible_lengths() -> None:
 class Leaves(FetchPlan):
     """A plan whose leaves are all true, so that a thousand fetches need no hashing."""
 
-    def accept_leaf(self, index: int, leaf: bytes) -> bool:
+    def accept_leaf(self, index: int, leaf: Buffer) -> bool:
         assert self.is_missing(index), "a leaf was asked for twice"
         self._missing.discard(index)
         return True
@@ -102,12 +106,49 @@ def test_whoever_fails_and_whenever_nothing_is_lost(random: Random, count: int) 
     """Holders deliver a part of what they were asked for and fail; in the end every leaf was taken exactly once."""
     plan = Leaves(bytes(32), count * LEAF_BYTES)
     failures = 5 * count
-    while (wanted := plan.take()) is not None:
+    while (wanted := take(plan)) is not None:
         delivers = wanted.count
         if failures and random.random() < 0.7:
             failures -= 1
             delivers = random.randint(0, wanted.count)
         for index in range(wanted.first, wanted.first + delivers):
             plan.accept_leaf(index, b"")
-        plan.give_back(wanted)
+        plan.give_back(wanted, b"me")
     assert not any(plan.is_missing(index) for index in range(count))
+
+
+def test_at_the_end_another_is_asked_for_what_somebody_keeps_us_waiting_for() -> None:
+    plan, leaves = ready(20 * LEAF_BYTES)
+    slow = [take(plan, b"slow"), take(plan, b"slow", now=0.5)]
+    assert take(plan, b"quick") == Range(16, 4)
+    assert take(plan, b"quick", now=0.9) is None, "a moment is no delay"
+    assert plan.overdue_at(b"quick", patience_seconds=1.0) == 1.0
+    assert take(plan, b"quick", now=1.0) == slow[0], "the one that was asked first"
+    assert take(plan, b"third", now=2.0) == Range(16, 4), "not what two were asked for already"
+    assert take(plan, b"third", now=9.0) == slow[1]
+    assert take(plan, b"fourth", now=9.0) is None
+    assert take(plan, b"slow", now=9.0) is None, "nobody is asked twice"
+    for index, leaf in enumerate(leaves):
+        assert plan.accept_leaf(index, leaf)
+    assert plan.is_done
+    assert plan.overdue_at(b"fifth", patience_seconds=1.0) is None
+
+
+def test_what_another_was_asked_for_too_is_not_asked_for_again_until_both_gave_up() -> None:
+    plan, leaves = ready(3 * LEAF_BYTES)
+    wanted = take(plan, b"slow")
+    assert wanted is not None
+    assert take(plan, b"quick", now=1.0) == wanted
+    plan.give_back(wanted, b"slow")
+    assert not plan.has_work
+    assert plan.accept_leaf(1, leaves[1])
+    plan.give_back(wanted, b"quick")
+    assert [take(plan), take(plan), take(plan)] == [Range(0, 1), Range(2, 1), None]
+
+
+def test_hashes_that_are_known_need_not_be_asked_for() -> None:
+    _, leaves, _ = blob(3 * LEAF_BYTES)
+    plan = FetchPlan(bytes(32), 3 * LEAF_BYTES, leaves=[1], hashes=leaf_hashes(leaves))
+    assert not plan.is_done
+    assert plan.accept_leaf(1, leaves[1])
+    assert plan.is_done
