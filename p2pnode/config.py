@@ -21,15 +21,17 @@ from typing import Any, Literal
 
 from p2pnode.errors import ExitCode, SetUpError, UserError, why
 from p2pnode.home import HOME_VARIABLE, Home, find_home
+from p2pnode.tokens import parse_token
 
 Origin = str  # "default", "config.toml", "P2PNODE_NAME", "--name"
-Policy = Literal["open", "invite"]
+Policy = Literal["open", "invite", "allowlist"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 PREFIX = "P2PNODE_"
 NAME_CHARACTERS_MAX = 64  # a name is shown in tables
 THREADS_MAX = 4096  # catches a typing error, not a machine
 BOOTSTRAP_MAX = 64  # a list that a person typed; the address book finds the rest
+ALLOWED_MAX = 1024  # eight committees of the largest size; the genesis that lists them travels
 CONFIG_BYTES_MAX = 64 * 1024  # a settings file is a page; anything longer is another file by mistake
 
 
@@ -71,6 +73,9 @@ class Config:
     train: bool = True
     repl: bool | None = None  # None: when stdin is a terminal
     policy: Policy | None = None  # None: open on loopback, invite elsewhere
+    allow: tuple[str, ...] = ()  # public keys, under the policy allowlist
+    threshold: int = 67  # percent of the members; 67 stands for "more than two thirds", and no more than that
+    invite: str | None = None  # the token of a member, to be one where invitations are asked for
     network: str | None = None  # None: pin the first network seen
     log_level: LogLevel = "info"
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}), repr=False)
@@ -246,6 +251,38 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return read
 
 
+def _allow(value: object) -> tuple[str, ...]:
+    keys = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in keys):
+        raise _Invalid("public keys of 64 hexadecimal digits, as p2pnode id prints them")
+    if len(keys) > ALLOWED_MAX:
+        raise _Invalid(f"at most {ALLOWED_MAX} keys")
+    return tuple(sorted(set(keys)))
+
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def _threshold(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}", value):
+        value = int(value)
+    takes = "a whole number from 67 to 100: the percentage of the members that must agree"
+    if isinstance(value, bool) or not isinstance(value, int) or value > 100:
+        raise _Invalid(takes)
+    if value < 67:
+        raise _Invalid(takes, "with two thirds or less, two halves of a network could decide differently")
+    return value
+
+
+def _invite(value: object) -> str:
+    text = _text(value).strip()
+    try:
+        parse_token(text)
+    except ValueError as error:
+        raise _Invalid("a token as p2pnode invite prints it", str(error)) from None
+    return text
+
+
 def _network(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"[0-9a-f]{64}", text):
@@ -265,7 +302,10 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "size": _text,
         "train": _switch,
         "repl": _switch,
-        "policy": _choice("open", "invite"),
+        "policy": _choice("open", "invite", "allowlist"),
+        "allow": _allow,
+        "threshold": _threshold,
+        "invite": _invite,
         "network": _network,
         "log_level": _choice("debug", "info", "warning", "error"),
     }

@@ -19,7 +19,7 @@ from model.data import Corpus, default_corpus, load_corpus
 from model.errors import ConfigError, CorpusError
 from model.replica import Replica
 from p2pnode.blobs import Blobs
-from p2pnode.config import Config, Endpoint, parse_endpoint
+from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
 from p2pnode.errors import SetUpError, UserError, why
 from p2pnode.genesis import (
     GENESIS_BYTES_MAX,
@@ -32,6 +32,7 @@ from p2pnode.genesis import (
 )
 from p2pnode.home import Home
 from p2pnode.logs import Logger
+from p2pnode.tokens import Token, parse_token
 from p2pnode.wire import Method
 from transport import content
 from transport.machine import in_thread, random_bytes
@@ -101,6 +102,7 @@ def _found(
     replica = Replica.initial(model, training, model_seed(nonce))
     own = Founder(identity.public_key, str(config.announce or config.listen))
     everybody = {own.public_key: own} | {f.public_key: f for f in map(parse_founder, founders)}
+    policy, allowed = admission(config)
     return Genesis(
         nonce=nonce,
         founders=tuple(everybody[key] for key in sorted(everybody)),
@@ -109,10 +111,28 @@ def _found(
         corpus_digest=digest,
         corpus_bytes=len(text),
         model_root=content.content_digest(replica.leaves(), replica.byte_length),
-        policy=config.policy or ("open" if config.listen.loopback else "invite"),
+        policy=policy,
         probation_contributions=PROBATION_CONTRIBUTIONS,
         round_seconds_max=ROUND_SECONDS_MAX,
+        threshold_percent=config.threshold,
+        allowlist=tuple(sorted(allowed | everybody.keys())) if policy == "allowlist" else (),
     )
+
+
+def admission(config: Config) -> tuple[Policy, set[bytes]]:
+    """Who may become a member of a network that is founded with these settings: the policy, and the keys that it names.
+
+    Raises:
+        SetUpError: the settings contradict one another.
+    """
+    policy = config.policy or ("open" if config.listen.loopback else "invite")
+    if policy == "allowlist" and not config.allow:
+        raise SetUpError(
+            "--policy allowlist names nobody", "--allow KEY for each who may become a member; p2pnode id prints the key"
+        )
+    if policy != "allowlist" and config.allow:
+        raise SetUpError(f"--allow: the policy is {policy}, which asks no list", "add --policy allowlist")
+    return policy, {bytes.fromhex(key) for key in config.allow}
 
 
 def model_seed(nonce: bytes) -> int:
@@ -196,10 +216,31 @@ def check_flags(config: Config, genesis: Genesis) -> None:
             )
     if config.given("policy") and config.policy != genesis.policy:
         raise _differs("policy", str(config.policy), genesis.policy)
+    if config.given("threshold") and config.threshold != genesis.threshold_percent:
+        raise _differs("threshold", str(config.threshold), str(genesis.threshold_percent))
+    if config.given("allow") and not {bytes.fromhex(key) for key in config.allow} <= set(genesis.allowlist):
+        raise _differs(
+            "allow", f"({len(config.allow)} keys)", f"a list of {len(genesis.allowlist)} without some of them"
+        )
+    if config.invite is not None:
+        check_token(parse_token(config.invite), genesis)
     if config.given("data"):
         digest = content.digest_of(load_text(config))
         if digest != genesis.corpus_digest:
             raise _differs("data", f"text {digest.hex()[:16]}", f"text {genesis.corpus_digest.hex()[:16]}")
+
+
+def check_token(token: Token, genesis: Genesis) -> None:
+    """Raises SetUpError for an invitation to another network, or to one that asks for none."""
+    if token.network != genesis.chain_id:
+        raise SetUpError(
+            f"--invite: the token is for network {token.network.hex()[:16]}, this is {genesis.chain_id.hex()[:16]}",
+            "take part in the token's network with another --home and a bootstrap node of it",
+        )
+    if genesis.policy != "invite":
+        raise SetUpError(
+            f"--invite: this network's policy is {genesis.policy}, which asks no invitation", "leave --invite out"
+        )
 
 
 def _differs(flag: str, given: str, held: str) -> SetUpError:

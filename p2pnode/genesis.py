@@ -11,21 +11,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NewType
+from typing import Any, NewType, get_args
 
 import consensus
-from model.config import ModelConfig, TrainingConfig, check_together
+from model.config import CODECS, ModelConfig, TrainingConfig, check_together
 from model.limits import CORPUS_BYTES_MAX
-from p2pnode.config import parse_endpoint
+from p2pnode.config import ALLOWED_MAX, Policy, parse_endpoint
 from p2pnode.errors import UserError
 
-PROTOCOL_VERSION = 1
-GENESIS_BYTES_MAX = 32 * 1024  # 64 founders of about 350 bytes with their addresses, and the rest
+PROTOCOL_VERSION = 2
+GENESIS_BYTES_MAX = (
+    96 * 1024
+)  # 64 founders of about 350 bytes with their addresses, 1024 allowed keys of 67, and the rest
 MEMBERS_MAX = 64  # a full mesh of votes: 64 members send 16 k of them a height
 ADDRESS_CHARACTERS_MAX = 260  # a DNS name has at most 253
 ROUND_SECONDS_MAX = 60
 PROBATION_CONTRIBUTIONS = 3  # K of SPEC.md, M2
-POLICIES = ("open", "invite")
+DEFAULT_THRESHOLD = 67  # percent: just more than two thirds, and no more than that (SPEC.md, Q4)
+HEIGHT_MAX = 2**62  # what the chain's database and arithmetic hold with room to spare
 
 ChainId = NewType("ChainId", bytes)
 
@@ -39,8 +42,20 @@ class Founder:
 
 
 @dataclass(frozen=True, slots=True)
+class Refounded:
+    """Where M(0) comes from, when it is not drawn: the model after the block ``block`` of ``height`` on the chain of ``network``."""
+
+    network: bytes
+    height: int
+    block: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Genesis:
-    """The network's constants. ``model_root`` is the content digest of M(0), ``corpus_digest`` that of the text."""
+    """The network's constants. ``model_root`` is the content digest of M(0), ``corpus_digest`` that of the text.
+
+    ``allowlist``: under that policy the keys that may become members, ascending, the founders' among them.
+    """
 
     nonce: bytes
     founders: tuple[Founder, ...]
@@ -49,9 +64,12 @@ class Genesis:
     corpus_digest: bytes
     corpus_bytes: int
     model_root: bytes
-    policy: Literal["open", "invite"]
+    policy: Policy
     probation_contributions: int
     round_seconds_max: int
+    threshold_percent: int = DEFAULT_THRESHOLD
+    allowlist: tuple[bytes, ...] = ()
+    refounded: Refounded | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the only form that is hashed, stored and sent."""
@@ -64,6 +82,9 @@ class Genesis:
             "corpus": {"digest": self.corpus_digest.hex(), "bytes": self.corpus_bytes},
             "model_root": self.model_root.hex(),
             "policy": self.policy,
+            "threshold_percent": self.threshold_percent,
+            "allowlist": [key.hex() for key in self.allowlist],
+            "refounded": None if self.refounded is None else _refounded_document(self.refounded),
             "probation_contributions": self.probation_contributions,
             "round_seconds_max": self.round_seconds_max,
         }
@@ -75,11 +96,14 @@ class Genesis:
 
     @property
     def rules(self) -> consensus.Rules:
-        """What the committee's growth follows (SPEC.md, M2 and M3)."""
+        """What the committee follows (SPEC.md: M, N and Q4)."""
         return consensus.Rules(
             admission=self.policy,
             probation_contributions=self.probation_contributions,
             members_max=MEMBERS_MAX,
+            threshold_percent=self.threshold_percent,
+            allowlist=tuple(map(consensus.PublicKey, self.allowlist)),
+            codec=CODECS[self.training.codec],
         )
 
     def state(self) -> consensus.ChainState:
@@ -120,11 +144,13 @@ def _from_document(raw: Any) -> Genesis:
         raise ValueError(f"protocol {raw['protocol']}, this version speaks {PROTOCOL_VERSION}")
     founders = tuple(Founder(_hex(f["public_key"], 32), _address(f["address"])) for f in raw["founders"])
     _check_founders(founders)
-    if raw["policy"] not in POLICIES:
+    if raw["policy"] not in get_args(Policy):
         raise ValueError(f"unknown policy {raw['policy']!r}")
+    if len(raw["allowlist"]) > ALLOWED_MAX:
+        raise ValueError(f"{len(raw['allowlist'])} allowed keys, at most {ALLOWED_MAX} are")
     model, training = ModelConfig.from_dict(raw["model"]), TrainingConfig.from_dict(raw["training"])
     check_together(model, training)
-    return Genesis(
+    genesis = Genesis(
         nonce=_hex(raw["nonce"], 16),
         founders=founders,
         model=model,
@@ -135,7 +161,20 @@ def _from_document(raw: Any) -> Genesis:
         policy=raw["policy"],
         probation_contributions=_integer(raw["probation_contributions"], 1, 1_000_000),
         round_seconds_max=_integer(raw["round_seconds_max"], 1, 86_400),
+        threshold_percent=_integer(raw["threshold_percent"], DEFAULT_THRESHOLD, 100),
+        allowlist=tuple(_hex(key, 32) for key in raw["allowlist"]),
+        refounded=None if raw["refounded"] is None else _refounded(raw["refounded"]),
     )
+    _ = genesis.rules  # refuses a threshold that lowers the quorum, and an allowlist that is none
+    return genesis
+
+
+def _refounded(raw: Any) -> Refounded:
+    return Refounded(_hex(raw["network"], 32), _integer(raw["height"], 0, HEIGHT_MAX), _hex(raw["block"], 32))
+
+
+def _refounded_document(origin: Refounded) -> dict[str, Any]:
+    return {"network": origin.network.hex(), "height": origin.height, "block": origin.block.hex()}
 
 
 def _check_founders(founders: Sequence[Founder]) -> None:

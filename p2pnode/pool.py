@@ -41,19 +41,18 @@ def strangers_max(payload_bytes: int) -> int:
 
 
 class Pool:
-    """Contributions to height ``height`` on the base model ``base_root``. ``probed``: whose last probe is too recent for another."""
+    """Contributions to the height after ``state``. ``probed``: whose last probe is too recent for another."""
 
     def __init__(
         self,
+        state: consensus.ChainState,
         *,
-        height: int,
-        base_root: bytes,
         members: frozenset[bytes],
         payload_bytes: int,
         probed: frozenset[bytes] = frozenset(),
     ) -> None:
-        self.height = height
-        self._base_root = base_root
+        self.height = state.height + 1
+        self._state = state
         self._members = members
         self._payload_bytes = payload_bytes
         self._probed = probed
@@ -69,10 +68,9 @@ class Pool:
         A second, different announcement for the same slot is refused here and is evidence elsewhere.
         """
         slot = (contribution.author, contribution.purpose)
-        if contribution.height != self.height:
-            return f"it is for height {contribution.height}, the open one is {self.height}"
-        if contribution.base_root != self._base_root:
-            return "it was learned from another model"
+        problem = consensus.contribution_problem(contribution, self._state)
+        if problem is not None:
+            return problem
         if contribution.payload_bytes != self._payload_bytes:
             return f"{contribution.payload_bytes} bytes of payload, this network's have {self._payload_bytes}"
         if slot in self._announced:

@@ -491,8 +491,7 @@ class Rounds:
 
     def _new_pool(self) -> Pool:
         return Pool(
-            height=self.state.height + 1,
-            base_root=self.state.model_root,
+            self.state,
             members=self.pool_members() | {self.parts.me},  # strangers' announcements cannot crowd out our own
             payload_bytes=self.pool_payload_bytes,
             probed=self.probes.recent(self.state.height + 1),

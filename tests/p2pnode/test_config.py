@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from p2pnode.config import DEFAULT_LISTEN, Endpoint, load_config, parse_endpoint
 from p2pnode.errors import ExitCode, UserError
 from p2pnode.home import Home
+from p2pnode.tokens import Token, token_text
+
+TOKEN = token_text(Token(bytes(32), bytes(32), 7, bytes(32), bytes(64)))
 
 
 def refusal(home: Home, *, environ: dict[str, str] | None = None, **flags: object) -> UserError:
@@ -49,7 +52,10 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         size = "base"
         train = false
         repl = false
-        policy = "invite"
+        policy = "allowlist"
+            allow = ["{"cd" * 32}"]
+            threshold = 80
+            invite = "{TOKEN}"
         network = "{"ab" * 32}"
         log_level = "debug"
         """
@@ -57,7 +63,8 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     config = load_config({"home": home.path}, environ={})
     assert config.bootstrap == (Endpoint("192.0.2.1", 7337), Endpoint("2001:db8::1", 7337))
     assert config.data == home.path / "text/all.txt", "a path in the file is relative to the home"
-    assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "invite", "debug")
+    assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
+    assert (config.allow, config.threshold, config.invite) == (("cd" * 32,), 80, TOKEN)
     assert all(config.given(key) for key in config.shown())
 
 
@@ -96,7 +103,10 @@ def test_the_prompt_opens_where_chosen_or_at_a_terminal(home: Home, monkeypatch:
             "bootstrap ['0.0.0.0:1']: not valid",
             "it takes an address that others can dial",
         ),
-        ("policy = 'closed'", 1, "policy 'closed': not valid", "it takes open or invite"),
+        ("policy = 'closed'", 1, "policy 'closed': not valid", "it takes open or invite or allowlist"),
+        ("threshold = 101", 1, "threshold 101: not valid", "it takes a whole number from 67 to 100"),
+        ("allow = ['abc']", 1, "allow ['abc']: not valid", "it takes public keys of 64 hexadecimal digits"),
+        ("allow = 7", 1, "allow 7: not valid", "it takes public keys"),
         ("network = 'abc'", 1, "network 'abc': not valid", "it takes 64 hexadecimal digits"),
         ("device = 'tpu'", 1, "device 'tpu': not valid", "it takes cpu, cuda or cuda:N"),
         ('name = "a\\u001b[31m"', 1, "name 'a\\x1b[31m': not valid", "it takes at most 64 printable characters"),
@@ -127,6 +137,26 @@ def test_a_file_that_is_no_settings_file(home: Home) -> None:
     home.config.unlink()
     home.config.mkdir()
     assert refusal(home).message == f"{home.config}: is a directory"
+
+
+def test_a_threshold_below_two_thirds_is_refused_with_the_reason(home: Home) -> None:
+    for wrong in ("66", "0", "50"):
+        error = refusal(home, threshold=wrong)
+        assert error.message.startswith(f"--threshold '{wrong}': with two thirds or less, two halves of a network")
+        assert error.hint.startswith("it takes a whole number from 67 to 100")
+    assert [load_config({"threshold": n}, environ={}).threshold for n in ("67", 100)] == [67, 100]
+
+
+def test_allowed_keys_come_from_a_list_or_a_line(home: Home) -> None:
+    keys = ["22" * 32, "11" * 32]
+    assert load_config({"home": home.path, "allow": keys}, environ={}).allow == tuple(sorted(keys))
+    assert load_config({"home": home.path}, environ={"P2PNODE_ALLOW": ", ".join(keys)}).allow == tuple(sorted(keys))
+
+
+def test_a_torn_token_is_refused_with_the_reason(home: Home) -> None:
+    error = refusal(home, invite=TOKEN[:-9])
+    assert error.message.endswith("a part of it is missing")
+    assert error.hint == "it takes a token as p2pnode invite prints it"
 
 
 def test_a_mistake_in_a_flag_is_a_usage_error(home: Home) -> None:

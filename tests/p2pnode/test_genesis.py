@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pnode import genesis as genesis_module
 from p2pnode.errors import UserError
-from p2pnode.genesis import Founder, Genesis, chain_id_of, parse
+from p2pnode.genesis import Founder, Genesis, Refounded, chain_id_of, parse
 from tests.p2pnode.little import identities, make_genesis
 
 GENESIS = make_genesis(identities(3), addresses=("192.0.2.1:7337", "[2001:db8::1]:1", "node.example:65535"))
@@ -34,6 +34,14 @@ def changed(*path, to):
     return encoded(document)
 
 
+def allowed(keys):
+    return encoded({**DOCUMENT, "policy": "allowlist", "allowlist": keys})
+
+
+def refounded(**changes):
+    return {"network": "00" * 32, "height": 1, "block": "00" * 32, **changes}
+
+
 def test_it_comes_back_as_it_was():
     assert parse(GENESIS.to_bytes()) == GENESIS
     assert GENESIS.chain_id == chain_id_of(GENESIS.to_bytes()) and len(GENESIS.chain_id) == 32
@@ -49,8 +57,11 @@ def test_every_field_makes_another_network():
         replace(GENESIS, policy="invite"),
         replace(GENESIS, probation_contributions=9),
         replace(GENESIS, round_seconds_max=9),
+        replace(GENESIS, threshold_percent=80),
+        replace(GENESIS, policy="allowlist", allowlist=(bytes(32), b"\1" * 32)),
+        replace(GENESIS, refounded=Refounded(bytes(32), 7, bytes(32))),
     ]
-    assert len({genesis.chain_id for genesis in [GENESIS, *others]}) == 9
+    assert len({genesis.chain_id for genesis in [GENESIS, *others]}) == 12
     for other in others:
         assert parse(other.to_bytes()) == other
 
@@ -60,6 +71,17 @@ def test_the_founders_are_the_first_committee():
     assert list(state.membership.current.members) == [founder.public_key for founder in GENESIS.founders]
     assert state.chain_id == GENESIS.chain_id and state.model_root == GENESIS.model_root and state.height == 0
     assert state.rules.admission == "open" and state.rules.members_max == genesis_module.MEMBERS_MAX
+    assert state.membership.current.quorum() == 3  # of three
+    keys = tuple(sorted([*(f.public_key for f in GENESIS.founders), b"\xff" * 32]))
+    strict = replace(GENESIS, policy="allowlist", allowlist=keys, threshold_percent=100).state()
+    assert strict.membership.permitted == keys and strict.membership.current.threshold_percent == 100
+
+
+def test_the_largest_genesis_that_may_be_is_within_the_bound():
+    most = [Founder(n.to_bytes(32, "big"), f"{'a' * 62}.{'b' * 62}.{'c' * 62}.{'d' * 60}:65535") for n in range(64)]
+    keys = tuple(n.to_bytes(32, "big") for n in range(1024))
+    genesis = replace(GENESIS, founders=tuple(most), policy="allowlist", allowlist=keys)
+    assert parse(genesis.to_bytes()) == genesis
 
 
 def test_there_is_no_float_in_it():
@@ -71,7 +93,7 @@ def test_there_is_no_float_in_it():
 @pytest.mark.parametrize(
     "document",
     [
-        pytest.param(changed("protocol", to=2), id="another protocol"),
+        pytest.param(changed("protocol", to=1), id="another protocol"),
         pytest.param(changed("nonce", to="00"), id="short nonce"),
         pytest.param(changed("nonce", to="zz" * 16), id="nonce that is no hex"),
         pytest.param(changed("nonce", to=GENESIS.nonce.hex().upper()), id="hex in capitals"),
@@ -86,6 +108,16 @@ def test_there_is_no_float_in_it():
         pytest.param(changed("founders", 0, "address", to="\ud800:1"), id="half a character"),
         pytest.param(changed("policy", to="anarchy"), id="an unknown policy"),
         pytest.param(changed("policy", to=["open"]), id="a policy that is a list"),
+        pytest.param(changed("threshold_percent", to=50), id="a threshold that lowers the quorum"),
+        pytest.param(changed("threshold_percent", to=101), id="a threshold that nobody reaches"),
+        pytest.param(changed("threshold_percent", to="80"), id="a threshold that is text"),
+        pytest.param(changed("allowlist", to=["00" * 32]), id="an allowlist under another policy"),
+        pytest.param(allowed(["11" * 32, "00" * 32]), id="an allowlist out of order"),
+        pytest.param(allowed(["00" * 31]), id="an allowlist of something else"),
+        pytest.param(allowed([f"{n:064x}" for n in range(1025)]), id="an allowlist beyond all bounds"),
+        pytest.param(changed("refounded", to={}), id="refounded from nowhere"),
+        pytest.param(changed("refounded", to=refounded(height=-1)), id="refounded from before the beginning"),
+        pytest.param(changed("refounded", to=refounded(network="00")), id="refounded from no network"),
         pytest.param(changed("corpus", "bytes", to=0), id="no text"),
         pytest.param(changed("corpus", "bytes", to=1 << 40), id="more text than anybody holds"),
         pytest.param(changed("corpus", "bytes", to=True), id="a length that is true"),

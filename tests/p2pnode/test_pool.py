@@ -15,7 +15,7 @@ STRANGERS = [i for i in identities(12) if i.public_key not in MEMBERS]
 
 @pytest.fixture
 def pool() -> Pool:
-    return Pool(height=1, base_root=CHAIN.state.model_root, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
+    return Pool(CHAIN.state, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
 
 
 def offer(author, seed: int = 1, **changes):
@@ -38,6 +38,7 @@ def test_an_announcement_is_taken_once_a_slot(pool):
         {"payload_bytes": 0},
         {"payload_bytes": 2**64 - 1},
         {"payload_bytes": 1},
+        {"codec": 7},
     ],
 )
 def test_what_does_not_fit_this_height_is_refused(pool, changes):
@@ -47,9 +48,9 @@ def test_what_does_not_fit_this_height_is_refused(pool, changes):
 def test_strangers_are_few_and_members_always_have_room(pool, monkeypatch):
     monkeypatch.setattr(pool_module, "STRANGERS_MAX", 2)
     offers = [offer(stranger, seed) for seed, stranger in enumerate(STRANGERS[:4])]
-    small = Pool(height=1, base_root=CHAIN.state.model_root, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
+    small = Pool(CHAIN.state, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
     monkeypatch.setattr(pool_module, "STRANGERS_MIN", 2)
-    pool = Pool(height=1, base_root=CHAIN.state.model_root, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
+    pool = Pool(CHAIN.state, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
     assert [small.announce(offered) is None for offered in offers] == [True, True, True, False]
     assert [pool.announce(offered) is None for offered in offers] == [True, True, False, False]
     assert all(pool.announce(offer(member)) is None for member in CHAIN.founders)
@@ -80,7 +81,7 @@ def test_held_is_in_the_order_of_a_block(pool):
 def test_a_block_lists_no_more_strangers_than_a_block_may(pool, monkeypatch):
     """Bytes fetched for other people's proposals are held, too, and must not make ours one that is refused."""
     monkeypatch.setattr(pool_module, "STRANGERS_MAX", 3)
-    pool = Pool(height=1, base_root=CHAIN.state.model_root, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
+    pool = Pool(CHAIN.state, members=MEMBERS, payload_bytes=PAYLOAD_BYTES)
     for seed, author in enumerate([*STRANGERS[:5], *CHAIN.founders]):
         pool.hold(Held(offer(author, seed), payload(seed), 0.0))
     listed = [held.contribution for held in pool.listable()]
@@ -131,7 +132,7 @@ def test_among_strangers_a_payload_counts_once_for_the_first(pool):
 
 def test_a_probe_too_many_is_refused_however_it_comes():
     probed = frozenset([CHAIN.founders[0].public_key])
-    pool = Pool(height=1, base_root=CHAIN.state.model_root, members=MEMBERS, payload_bytes=PAYLOAD_BYTES, probed=probed)
+    pool = Pool(CHAIN.state, members=MEMBERS, payload_bytes=PAYLOAD_BYTES, probed=probed)
     again, other = (offer(founder, purpose=Purpose.PROBE) for founder in CHAIN.founders[:2])
     assert pool.announce(again) == pool.excess([again]) == "its author sent a probe in the last 10 heights"
     assert pool.announce(other) is None and pool.excess([other]) is None
