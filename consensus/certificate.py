@@ -138,6 +138,14 @@ def signed_statements(certificate: Certificate, chain_id: Digest) -> list[tuple[
     return [(author, shared, signature) for author, signature in certificate.signers]
 
 
+def own_entry(certificate: Certificate, author: PublicKey, *, chain_id: Digest) -> tuple[bytes, Signature] | None:
+    """What this certificate says that `author` signed, or None; nothing is verified."""
+    if author not in certificate.authors():
+        return None
+    entries = signed_statements(certificate, chain_id)
+    return next((statement, signature) for signer, statement, signature in entries if signer == author)
+
+
 def _head(tag: int, height: int, view: int) -> bytes:
     return tag.to_bytes(1, "big") + height.to_bytes(8, "big") + view.to_bytes(4, "big")
 

@@ -10,13 +10,23 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from consensus.block import Block
-from consensus.certificate import Certificate, CommitCertificate, PrepareCertificate, ViewCertificate
+from consensus.certificate import (
+    Certificate,
+    CommitCertificate,
+    PrepareCertificate,
+    ViewCertificate,
+    check_certificate,
+    own_entry,
+)
 from consensus.chain import BlockTemplate, ChainState
+from consensus.committee import Committee
 from consensus.effects import (
     Behind,
     Decide,
     Effect,
+    Forked,
     HeightWanted,
+    KeyElsewhere,
     Refused,
     ReportEvidence,
     ReportRequest,
@@ -40,15 +50,15 @@ from consensus.events import (
     TimerFired,
     TimerKind,
 )
-from consensus.evidence import Evidence, check_evidence, evidence_of
+from consensus.evidence import Evidence, Signed, check_evidence, evidence_of
 from consensus.facts import Facts
 from consensus.height import Height
-from consensus.identifiers import Digest, PublicKey, Sign, Signature, Verify
+from consensus.identifiers import Digest, PublicKey, Sign, Verify
 from consensus.journal import Journal
-from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
-from consensus.messages import Commit, Message, Prepare, Proposal
+from consensus.limits import DECISIONS_KEPT_MAX, REBROADCAST_JITTER, REBROADCAST_SECONDS
+from consensus.messages import Commit, Message, Prepare, Proposal, ViewStatus
 from consensus.pending import Pending
-from consensus.record import Record, Vote, content_of
+from consensus.record import Record, RecordKind, Vote, content_of, statement_of
 from consensus.requests import Join, Leave, Request
 from consensus.suspicion import Suspicion
 from consensus.timeouts import Timeouts
@@ -73,6 +83,10 @@ class Engine:
         self._suspicion = Suspicion()
         self._pending = Pending()
         self._waiting = Waiting()
+        self._signed: dict[int, set[bytes]] = {}  # our own statements of undecided heights
+        self._silent = False  # somebody else signs with our key
+        self._decisions: dict[int, tuple[CommitCertificate, Committee]] = {}  # the latest, to notice a fork
+        self._forked: set[int] = set()
         self._running: Height | None = None
         self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
@@ -123,7 +137,7 @@ class Engine:
 
     def greeting(self) -> list[Message | Certificate]:
         """What a peer that has just connected should hear without waiting for the repetition; the same things.  # rule R1"""
-        member = self._me is not None and self._me in self.state.membership.previous
+        member = self._me is not None and not self._silent and self._me in self.state.membership.previous
         last = self.state.last_certificate if member else None
         return [*([last] if last else []), *(self._running.to_repeat() if self._running is not None else [])]
 
@@ -177,6 +191,8 @@ class Engine:
     def _begin(self) -> None:
         """Arm the rebroadcast, and go on with the height that our log says we were in.  # rule X2"""
         self._repeated = 0
+        self._remember_decision()
+        self._remember_signed()
         self._arm_repetition()
         if any(record.height == self.height for record in self._records):
             self._start()
@@ -184,7 +200,13 @@ class Engine:
     def _start(self) -> None:
         """# rule H1"""
         facts = Facts(self.state, verify=self._verify, observer=self)
-        journal = Journal(me=self._voter(), chain_id=self.state.chain_id, sign=self._sign, emit=self._effects_append)
+        journal = Journal(
+            me=self._voter(),
+            chain_id=self.state.chain_id,
+            sign=self._sign,
+            emit=self._effects_append,
+            signed=self._signed.setdefault(self.height, set()),
+        )
         self._running = Height(
             facts=facts,
             journal=journal,
@@ -214,7 +236,7 @@ class Engine:
 
     def _voter(self) -> PublicKey | None:
         """Our key, where it has a vote: in the committee, and not below a height that we signed in before.  # rule X4"""
-        member = self._me is not None and self._me in self.state.membership.current
+        member = self._me is not None and not self._silent and self._me in self.state.membership.current
         return self._me if member and self.height >= self._signed_height_max else None
 
     def _settle(self) -> None:
@@ -230,6 +252,8 @@ class Engine:
         self.state = state
         self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
+        self._signed = {height: signed for height, signed in self._signed.items() if height > state.height}
+        self._remember_decision()
         self._suspicion.moved_to(state)
         self._pending.moved_to(state)
         self._waiting.moved_to(state, verify=self._verify)
@@ -239,13 +263,15 @@ class Engine:
     # -- what arrives --
 
     def _on_message(self, message: Message) -> None:
-        self._verify.remember(message.author, message.statement(self.state.chain_id), message.signature)
+        statement = message.statement(self.state.chain_id)
+        self._verify.remember(message.author, statement, message.signature)
+        self._look_for_own_inside(message)
         if isinstance(message, Contribution):
             self._watch(message)
         elif isinstance(message, Leave | Join):
             self._on_request(message)
         elif message.author == self._me:
-            return  # ours come from the log, not from the network  # rule X5
+            self._compare(message, statement)  # ours come from the log, not from the network  # rule X5
         elif self._running is not None and message.height == self.height:
             self._running.receive(message)
         elif message.height == self.state.height and self._ended is not None:
@@ -255,9 +281,12 @@ class Engine:
             self._want()
 
     def _on_certificate(self, certificate: Certificate) -> None:
+        self._look_for_own(certificate)
         if certificate.height <= self.state.height:
             if self._ended is not None and certificate.height == self._ended.height:
                 self._ended.add_certificate(certificate)
+            if isinstance(certificate, CommitCertificate):
+                self._look_for_fork(certificate)
             return
         if self._running is not None and certificate.height == self.height:
             problem = self._running.receive_certificate(certificate)
@@ -311,6 +340,81 @@ class Engine:
         else:
             self._accuse(evidence)
 
+    # -- our own key, elsewhere --
+
+    def _remember_signed(self) -> None:
+        """What our log shows that we signed, at whatever undecided height."""
+        for record in self._records:
+            if record.kind == RecordKind.VOTE:
+                try:
+                    self._signed.setdefault(record.height, set()).add(statement_of(record))
+                except Malformed as fault:
+                    raise LocalFault(f"the vote log is damaged at height {record.height}: {fault.reason}") from fault
+
+    def _compare(self, message: Message, statement: bytes) -> None:
+        """A vote in our name. Statuses are in no log; an echo of what we said is in ours.  # rule X5, X6"""
+        if isinstance(message, Proposal | Prepare | Commit) and not self._is_ours(message.height, statement):
+            self._fall_silent(f"{message.kind.name} {message.height}/{message.view} has our signature and is not ours")
+
+    def _look_for_own_inside(self, message: Message) -> None:
+        match message:
+            case Proposal(certificate=certificate) if certificate is not None:
+                self._look_for_own(certificate)
+            case ViewStatus():
+                for shown in (message.prepared, message.view_certificate):
+                    if shown is not None:
+                        self._look_for_own(shown)
+
+    def _look_for_own(self, certificate: Certificate) -> None:
+        """An entry in our name, verified alone if it is not in our log.  # rule X6"""
+        if self._me is None or certificate.height < self.height:
+            return
+        entry = own_entry(certificate, self._me, chain_id=self.state.chain_id)
+        if entry is not None and not self._is_ours(certificate.height, entry[0]) and self._verify(self._me, *entry):
+            where = f"{certificate.height}/{certificate.view}"
+            self._fall_silent(f"a certificate of {where} has our signature on what is not ours")
+
+    def _is_ours(self, height: int, statement: bytes) -> bool:
+        """Or too old to be told: the log of decided heights is pruned."""
+        old = height < max(self.height, self._signed_height_max)
+        return old or statement in self._signed.get(height, ())
+
+    def _fall_silent(self, reason: str) -> None:
+        """Two copies of one key frame their owner, so this one signs nothing any more.  # rule X6"""
+        if not self._silent:
+            self._silent = True
+            if self._running is not None:
+                self._running.silence()
+            self._effects.append(KeyElsewhere(reason))
+
+    # -- forks --
+
+    def _remember_decision(self) -> None:
+        state = self.state
+        if state.last_certificate is not None:
+            self._decisions[state.height] = (state.last_certificate, state.membership.previous)
+            self._decisions.pop(state.height - DECISIONS_KEPT_MAX, None)
+            self._forked.discard(state.height - DECISIONS_KEPT_MAX)
+
+    def _look_for_fork(self, other: CommitCertificate) -> None:
+        """A valid decision of another block: say so once, name who signed both, show what names the rest.  # rule A1, A3"""
+        known = self._decisions.get(other.height)
+        if known is None or other.block_hash == known[0].block_hash or other.height in self._forked:
+            return
+        ours, committee = known
+        chain_id = self.state.chain_id
+        if check_certificate(other, committee, chain_id=chain_id, verify=self._verify) is not None:
+            return
+        self._forked.add(other.height)
+        self._effects.append(Forked(other.height, other))
+        if ours.view == other.view:
+            for author in sorted(set(ours.authors()) & set(other.authors())):
+                entries = (own_entry(certificate, author, chain_id=chain_id) for certificate in (ours, other))
+                self.suspect(author, *(entry for entry in entries if entry is not None))
+        held = self._ended.certificates() if self._ended is not None and self._ended.height == other.height else [ours]
+        for certificate in held:
+            self._effects.append(to_all(certificate))
+
     # -- repetition and hints --
 
     def _repeat(self) -> None:
@@ -348,10 +452,10 @@ class Engine:
 
     # -- what facts.py observes --
 
-    def suspect(self, author: PublicKey, one: tuple[bytes, Signature], other: tuple[bytes, Signature]) -> None:
-        """Two signed statements for one slot; never held against ourselves.  # rule E1"""
+    def suspect(self, author: PublicKey, *signed: Signed) -> None:
+        """Statements that are an offence; never held against ourselves.  # rule E1, E6, A2"""
         if author != self._me:
-            self._accuse(evidence_of(author, one, other))
+            self._accuse(evidence_of(author, *signed))
 
     def refuse(self, peer: PublicKey | None, reason: str) -> None:
         self._effects.append(Refused(peer, reason))
@@ -365,7 +469,11 @@ class Engine:
 
     def _watch(self, contribution: Contribution) -> None:
         evidence = self._suspicion.watch(contribution, self.state)
-        if evidence is not None and contribution.author != self._me:
+        if evidence is None:
+            return
+        if contribution.author == self._me:
+            self._fall_silent(f"two contributions of height {contribution.height} have our signature")
+        else:
             self._accuse(evidence)
 
     def _accuse(self, evidence: Evidence) -> None:

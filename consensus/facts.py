@@ -18,6 +18,7 @@ from consensus.certificate import (
 )
 from consensus.chain import ChainState, check_block
 from consensus.encoding import Kind
+from consensus.evidence import Signed, is_amnesia
 from consensus.identifiers import NIL, Digest, PublicKey, Signature
 from consensus.limits import BLOCKS_PER_HEIGHT_MAX, VIEWS_AHEAD_MAX, VIEWS_KEPT_MAX
 from consensus.messages import Commit, Prepare, Proposal, ViewStatus
@@ -29,7 +30,7 @@ from consensus.votes import NO_VIEW, commit_statement, prepare_statement
 class Observer(Protocol):
     """Who hears about what is wrong with other people's messages."""
 
-    def suspect(self, author: PublicKey, one: tuple[bytes, Signature], other: tuple[bytes, Signature]) -> None: ...
+    def suspect(self, author: PublicKey, *signed: Signed) -> None: ...
 
     def refuse(self, peer: PublicKey | None, reason: str) -> None: ...
 
@@ -85,11 +86,23 @@ class Facts:
         named = [certificate for certificate in (self.decision, self.prepared) if certificate is not None]
         return [c for c in named if c.block_hash not in self._blocks and c.block_hash not in self._unfit]
 
+    def certificates(self) -> list[PrepareCertificate | CommitCertificate]:
+        """Everything that a quorum stands behind, in whatever view: what shows others who is to blame for a fork.  # rule A3"""
+        shown: list[PrepareCertificate | CommitCertificate] = []
+        for view, facts in sorted(self._views.items()):
+            for name, valid_view in (value for value in facts.prepares.won if value[0] != NIL):
+                signers = facts.prepares.signers((name, valid_view))
+                shown.append(PrepareCertificate(self.height, view, name, valid_view, signers))
+            for name, none in (value for value in facts.commits.won if value[0] != NIL):
+                shown.append(CommitCertificate(self.height, view, name, facts.commits.signers((name, none))))
+        return shown
+
     # -- what arrives --
 
     def add_proposal(self, proposal: Proposal) -> None:
         """Keep a proposal of the right proposer whose justification holds; else as if it never came.  # rule P3"""
         if proposal.author != self.committee.proposer(self.height, proposal.view):
+            self._observer.suspect(proposal.author, self._signed(proposal))  # rule E6
             self._observer.refuse(proposal.author, "a proposal out of turn")
             return
         if not self._within(proposal.view):
@@ -103,7 +116,7 @@ class Facts:
                 self._observer.refuse(proposal.author, f"a proposal whose justification fails: {problem}")
                 return
         if known:
-            self._suspect(known[0], proposal)
+            self._observer.suspect(proposal.author, self._signed(known[0]), self._signed(proposal))  # rule E1
         if len(known) < 2:
             known.append(proposal)
             self.add_block(proposal.block, sender=proposal.author)
@@ -220,12 +233,29 @@ class Facts:
     ) -> None:
         facts = self.of_view(view)
         poll = facts.prepares if kind == Kind.PREPARE else facts.commits
+        if poll.has(author, value):
+            return  # the same vote again counts once
         first = poll.add(author, value, signature, certified=certified)
         if first is not None:
             one, other = (self._statement(kind, view, v) for v in (first[0], value))
             self._observer.suspect(author, (one, first[1]), (other, signature))  # rule E1
+        if value[0] != NIL and len(self._views) > 1:
+            self._look_for_amnesia(kind, view, author, value, signature)
         if poll.won and poll.won[-1] == value and value[0] != NIL:
             self._certify(kind, view, value, poll, facts)
+
+    def _look_for_amnesia(self, kind: Kind, view: int, author: PublicKey, value: Value, signature: Signature) -> None:
+        """A COMMIT and a later PREPARE of one author may prove that it forgot its lock, whichever comes first.  # rule A2"""
+        for at, facts in self._views.items():
+            later = at > view
+            if at == view or later != (kind == Kind.COMMIT):
+                continue
+            for other, other_signature in (facts.prepares if later else facts.commits).of(author):
+                commit, prepare = ((view, value), (at, other)) if later else ((at, other), (view, value))
+                if is_amnesia((commit[0], commit[1][0]), (prepare[0], *prepare[1])):
+                    first = (self._statement(Kind.COMMIT, *commit), signature if later else other_signature)
+                    second = (self._statement(Kind.PREPARE, *prepare), other_signature if later else signature)
+                    self._observer.suspect(author, first, second)
 
     def _certify(self, kind: Kind, view: int, value: Value, poll: Poll, facts: ViewFacts) -> None:
         """A quorum for a block: a decision, or something prepared. Taken from the votes, never from a proposal.  # rule C3"""
@@ -242,10 +272,8 @@ class Facts:
             return prepare_statement(self.state.chain_id, self.height, view, value[0], value[1])
         return commit_statement(self.state.chain_id, self.height, view, value[0])
 
-    def _suspect(self, one: Proposal, other: Proposal) -> None:
-        chain_id = self.state.chain_id
-        pairs = ((one.statement(chain_id), one.signature), (other.statement(chain_id), other.signature))
-        self._observer.suspect(one.author, *pairs)
+    def _signed(self, proposal: Proposal) -> Signed:
+        return proposal.statement(self.state.chain_id), proposal.signature
 
 
 def _same_proposal(one: Proposal, other: Proposal) -> bool:

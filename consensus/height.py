@@ -156,9 +156,14 @@ class Height:
 
     def to_repeat(self) -> list[Vote | PrepareCertificate | ViewCertificate | CommitCertificate]:
         """What a lost message may have hidden from others.  # rule R1"""
-        facts = self.facts
-        shown = (facts.prepared, facts.view_certificate, facts.decision) if self._journal.me is not None else ()
+        if self._journal.me is None:
+            return []
+        shown = (self.facts.prepared, self.facts.view_certificate, self.facts.decision)
         return [*self._journal.of_view(self.view), *(c for c in shown if c is not None)]
+
+    def silence(self) -> None:
+        """Follow and decide like an observer from now on.  # rule X6"""
+        self._journal.silence()
 
     def fetch_again(self) -> None:
         self._fetching.clear()

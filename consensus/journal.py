@@ -20,10 +20,22 @@ UNSIGNED = Signature(bytes(64))
 
 
 class Journal:
-    """`me` is None where we have no vote. `emit` takes effects in the order in which they are to happen."""
+    """`me` is None where we have no vote. `emit` takes effects in the order in which they are to happen.
 
-    def __init__(self, *, me: PublicKey | None, chain_id: Digest, sign: Sign, emit: Callable[[Effect], None]) -> None:
+    `signed` gets every statement of this height that is ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: PublicKey | None,
+        chain_id: Digest,
+        sign: Sign,
+        emit: Callable[[Effect], None],
+        signed: set[bytes],
+    ) -> None:
         self.me = me
+        self._signed = signed
         self._chain_id = chain_id
         self._sign = sign
         self._emit = emit
@@ -56,7 +68,9 @@ class Journal:
         slot = (unsigned.view, unsigned.kind)
         if any(slot <= signed for signed in self._votes):
             raise LocalFault(f"asked to sign {unsigned.kind.name} of view {unsigned.view} after {max(self._votes)}")
-        vote = replace(unsigned, signature=self._sign(unsigned.statement(self._chain_id)))
+        statement = unsigned.statement(self._chain_id)
+        vote = replace(unsigned, signature=self._sign(statement))
+        self._signed.add(statement)
         self._votes[slot] = vote
         if vote.kind == Kind.PROPOSAL:
             self._durable.add(("block", vote.block_hash))
@@ -71,6 +85,10 @@ class Journal:
         status = replace(unsigned, signature=self._sign(unsigned.statement(self._chain_id)))
         self._emit(Broadcast(status))
         return status
+
+    def silence(self) -> None:
+        """Nothing is signed any more.  # rule X6"""
+        self.me = None
 
     def votes(self) -> list[Vote]:
         """Everything signed at this height, in the order of its slots."""

@@ -77,6 +77,13 @@ def content_of(record: Record, *, chain_id: Digest) -> Block | Certificate | Vot
             return _read_vote(record.data, chain_id)
 
 
+def statement_of(record: Record) -> bytes:
+    """What was signed, of a record of kind VOTE; raises Malformed."""
+    reader = Reader(record.data, what="record", bytes_max=RECORD_BYTES_MAX)
+    reader.take(32 + 64)
+    return reader.sized()
+
+
 def _read_vote(data: bytes, chain_id: Digest) -> Vote:
     reader = Reader(data, what="record", bytes_max=RECORD_BYTES_MAX)
     author, signature = PublicKey(reader.take(32)), Signature(reader.take(64))

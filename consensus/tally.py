@@ -62,5 +62,6 @@ class Poll:
     def has(self, author: PublicKey, value: Value) -> bool:
         return author in self._votes.get(value, ())
 
-    def authors(self) -> list[PublicKey]:
-        return list(self._first)
+    def of(self, author: PublicKey) -> list[tuple[Value, Signature]]:
+        """Every vote of this author that is kept."""
+        return [(value, votes[author]) for value, votes in self._votes.items() if author in votes]

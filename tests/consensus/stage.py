@@ -55,6 +55,7 @@ from consensus import (
 from consensus.record import content_of
 from p2pnode.simulation.keys import IssuedSignatures, key
 from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution, genesis, root_is_right
+from p2pnode.simulation.process import Shameless
 
 
 class Actor:
@@ -77,6 +78,7 @@ class Stage:
         self.blocks: dict[str, Block] = {}
         self.walls: list[set[int]] = []
         self.contributors: list[int] = []
+        self.traitor: int | None = None
         self.lines: list[str] = []
 
     def command(self, line: str) -> str:
@@ -89,10 +91,14 @@ class Stage:
     # -- commands --
 
     def do_nodes(self, count: str, *options: str) -> None:
-        """nodes 4 [founders 1] [probation 3]: all contribute; those that are no founders observe until they are admitted."""
+        """nodes 4 [founders 1] [probation 3] [traitor 2]: all contribute; those that are no founders observe until they are admitted.
+
+        What is forged in a traitor's name does not make it silent.
+        """
         given = dict(zip(options[::2], map(int, options[1::2]), strict=True))
         rules = Rules(probation_contributions=given.get("probation", 3))
         state = genesis(given.get("founders", int(count)), rules)
+        self.traitor = given.get("traitor")
         self.actors = [Actor(state) for _ in range(int(count))]
         self.contributors = list(range(int(count)))
         for i in range(int(count)):
@@ -210,7 +216,7 @@ class Stage:
     def _boot(self, i: int) -> None:
         actor = self.actors[i]
         records = [Record.decode(record.encode()) for record in actor.log]
-        actor.engine = Engine(
+        actor.engine = (Shameless if i == self.traitor else Engine)(
             me=key(i),
             sign=self.signatures.signer(key(i)),
             verify=self.signatures.verify,
