@@ -15,11 +15,8 @@ from consensus.certificate import (
     CommitCertificate,
     PrepareCertificate,
     ViewCertificate,
-    check_certificate,
-    own_entry,
 )
 from consensus.chain import BlockTemplate, ChainState
-from consensus.committee import Committee
 from consensus.effects import (
     Behind,
     Decide,
@@ -52,13 +49,15 @@ from consensus.events import (
 )
 from consensus.evidence import Evidence, Signed, check_evidence, evidence_of
 from consensus.facts import Facts
+from consensus.forks import Decisions, double_commits
 from consensus.height import Height
 from consensus.identifiers import Digest, PublicKey, Sign, Verify
 from consensus.journal import Journal
-from consensus.limits import DECISIONS_KEPT_MAX, REBROADCAST_JITTER, REBROADCAST_SECONDS
-from consensus.messages import Commit, Message, Prepare, Proposal, ViewStatus
+from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
+from consensus.messages import Commit, Message, Prepare, Proposal
+from consensus.own_key import OwnKey
 from consensus.pending import Pending
-from consensus.record import Record, RecordKind, Vote, content_of, statement_of
+from consensus.record import Record, Vote, content_of
 from consensus.requests import Join, Leave, Request
 from consensus.suspicion import Suspicion
 from consensus.timeouts import Timeouts
@@ -83,10 +82,9 @@ class Engine:
         self._suspicion = Suspicion()
         self._pending = Pending()
         self._waiting = Waiting()
-        self._signed: dict[int, set[bytes]] = {}  # our own statements of undecided heights
+        self._own = OwnKey(me, chain_id=state.chain_id, verify=self._verify)
         self._silent = False  # somebody else signs with our key
-        self._decisions: dict[int, tuple[CommitCertificate, Committee]] = {}  # the latest, to notice a fork
-        self._forked: set[int] = set()
+        self._decisions = Decisions()
         self._running: Height | None = None
         self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
@@ -191,8 +189,8 @@ class Engine:
     def _begin(self) -> None:
         """Arm the rebroadcast, and go on with the height that our log says we were in.  # rule X2"""
         self._repeated = 0
-        self._remember_decision()
-        self._remember_signed()
+        self._decisions.add(self.state)
+        self._own.restore(self._records, height=self.height)
         self._arm_repetition()
         if any(record.height == self.height for record in self._records):
             self._start()
@@ -205,7 +203,7 @@ class Engine:
             chain_id=self.state.chain_id,
             sign=self._sign,
             emit=self._effects_append,
-            signed=self._signed.setdefault(self.height, set()),
+            signed=self._own.signed(self.height),
         )
         self._running = Height(
             facts=facts,
@@ -252,8 +250,8 @@ class Engine:
         self.state = state
         self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
-        self._signed = {height: signed for height, signed in self._signed.items() if height > state.height}
-        self._remember_decision()
+        self._own.moved_to(self.height)
+        self._decisions.add(state)
         self._suspicion.moved_to(state)
         self._pending.moved_to(state)
         self._waiting.moved_to(state, verify=self._verify)
@@ -265,13 +263,13 @@ class Engine:
     def _on_message(self, message: Message) -> None:
         statement = message.statement(self.state.chain_id)
         self._verify.remember(message.author, statement, message.signature)
-        self._look_for_own_inside(message)
+        self._fall_silent(self._own.message_elsewhere(message, statement))
         if isinstance(message, Contribution):
             self._watch(message)
         elif isinstance(message, Leave | Join):
             self._on_request(message)
         elif message.author == self._me:
-            self._compare(message, statement)  # ours come from the log, not from the network  # rule X5
+            return  # ours come from the log, not from the network  # rule X5
         elif self._running is not None and message.height == self.height:
             self._running.receive(message)
         elif message.height == self.state.height and self._ended is not None:
@@ -281,7 +279,7 @@ class Engine:
             self._want()
 
     def _on_certificate(self, certificate: Certificate) -> None:
-        self._look_for_own(certificate)
+        self._fall_silent(self._own.certificate_elsewhere(certificate))
         if certificate.height <= self.state.height:
             if self._ended is not None and certificate.height == self._ended.height:
                 self._ended.add_certificate(certificate)
@@ -340,77 +338,25 @@ class Engine:
         else:
             self._accuse(evidence)
 
-    # -- our own key, elsewhere --
+    # -- what should never happen --
 
-    def _remember_signed(self) -> None:
-        """What our log shows that we signed, at whatever undecided height."""
-        for record in self._records:
-            if record.kind == RecordKind.VOTE:
-                try:
-                    self._signed.setdefault(record.height, set()).add(statement_of(record))
-                except Malformed as fault:
-                    raise LocalFault(f"the vote log is damaged at height {record.height}: {fault.reason}") from fault
-
-    def _compare(self, message: Message, statement: bytes) -> None:
-        """A vote in our name. Statuses are in no log; an echo of what we said is in ours.  # rule X5, X6"""
-        if isinstance(message, Proposal | Prepare | Commit) and not self._is_ours(message.height, statement):
-            self._fall_silent(f"{message.kind.name} {message.height}/{message.view} has our signature and is not ours")
-
-    def _look_for_own_inside(self, message: Message) -> None:
-        match message:
-            case Proposal(certificate=certificate) if certificate is not None:
-                self._look_for_own(certificate)
-            case ViewStatus():
-                for shown in (message.prepared, message.view_certificate):
-                    if shown is not None:
-                        self._look_for_own(shown)
-
-    def _look_for_own(self, certificate: Certificate) -> None:
-        """An entry in our name, verified alone if it is not in our log.  # rule X6"""
-        if self._me is None or certificate.height < self.height:
-            return
-        entry = own_entry(certificate, self._me, chain_id=self.state.chain_id)
-        if entry is not None and not self._is_ours(certificate.height, entry[0]) and self._verify(self._me, *entry):
-            where = f"{certificate.height}/{certificate.view}"
-            self._fall_silent(f"a certificate of {where} has our signature on what is not ours")
-
-    def _is_ours(self, height: int, statement: bytes) -> bool:
-        """Or too old to be told: the log of decided heights is pruned."""
-        old = height < max(self.height, self._signed_height_max)
-        return old or statement in self._signed.get(height, ())
-
-    def _fall_silent(self, reason: str) -> None:
-        """Two copies of one key frame their owner, so this one signs nothing any more.  # rule X6"""
-        if not self._silent:
+    def _fall_silent(self, reason: str | None) -> None:
+        """Our key signs elsewhere, so here it signs nothing any more.  # rule X6"""
+        if reason is not None and not self._silent:
             self._silent = True
             if self._running is not None:
                 self._running.silence()
             self._effects.append(KeyElsewhere(reason))
 
-    # -- forks --
-
-    def _remember_decision(self) -> None:
-        state = self.state
-        if state.last_certificate is not None:
-            self._decisions[state.height] = (state.last_certificate, state.membership.previous)
-            self._decisions.pop(state.height - DECISIONS_KEPT_MAX, None)
-            self._forked.discard(state.height - DECISIONS_KEPT_MAX)
-
     def _look_for_fork(self, other: CommitCertificate) -> None:
         """A valid decision of another block: say so once, name who signed both, show what names the rest.  # rule A1, A3"""
-        known = self._decisions.get(other.height)
-        if known is None or other.block_hash == known[0].block_hash or other.height in self._forked:
-            return
-        ours, committee = known
         chain_id = self.state.chain_id
-        if check_certificate(other, committee, chain_id=chain_id, verify=self._verify) is not None:
+        ours = self._decisions.contradicted(other, chain_id=chain_id, verify=self._verify)
+        if ours is None:
             return
-        self._forked.add(other.height)
         self._effects.append(Forked(other.height, other))
-        if ours.view == other.view:
-            for author in sorted(set(ours.authors()) & set(other.authors())):
-                entries = (own_entry(certificate, author, chain_id=chain_id) for certificate in (ours, other))
-                self.suspect(author, *(entry for entry in entries if entry is not None))
+        for author, first, second in double_commits(ours, other, chain_id=chain_id):
+            self.suspect(author, first, second)
         held = self._ended.certificates() if self._ended is not None and self._ended.height == other.height else [ours]
         for certificate in held:
             self._effects.append(to_all(certificate))
