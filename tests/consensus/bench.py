@@ -18,11 +18,15 @@ from consensus import (
     CheckBlock,
     Commit,
     CommitCertificate,
+    Contribution,
     Effect,
     Engine,
     Event,
+    Join,
+    Leave,
     Message,
     MessageReceived,
+    Persist,
     Prepare,
     PrepareCertificate,
     Proposal,
@@ -36,6 +40,7 @@ from p2pnode.simulation.keys import IssuedSignatures, key
 from p2pnode.simulation.ledger import CHAIN_ID, block_on, contribution, genesis
 
 T = TypeVar("T")
+MESSAGES = (Contribution, Leave, Join, Proposal, Prepare, Commit, ViewStatus)
 
 
 class Bench:
@@ -69,8 +74,8 @@ class Bench:
         """Step each; messages are wrapped. Gives all effects."""
         effects: list[Effect] = []
         for event in events:
-            is_message = isinstance(event, Proposal | Prepare | Commit | ViewStatus) or hasattr(event, "base_root")
-            effects += self.engine.step(MessageReceived(event) if is_message else event)  # type: ignore[arg-type]
+            effects += self.engine.step(MessageReceived(event) if isinstance(event, MESSAGES) else event)  # type: ignore[arg-type]
+        self.records += [effect.record for effect in effects if isinstance(effect, Persist)]
         return effects
 
     def accept(self, *events: Event | Message) -> list[Effect]:
