@@ -98,6 +98,13 @@ class Bench:
         listed = [contribution(self.signatures, i, self.state) for i in contributors]
         return block_on(BlockTemplate(self.state, key(proposer)), listed)
 
+    def block_on(self, state: ChainState, *contributors: int, **template: object) -> Block:
+        """The block of view 0 that follows any state."""
+        height = state.height + 1
+        listed = [contribution(self.signatures, i, state) for i in contributors]
+        proposer = state.membership.current.proposer(height, 0)
+        return block_on(BlockTemplate(state, proposer, **template), listed)  # type: ignore[arg-type]
+
     def proposal(self, author: int, view: int, block: Block, certificate: PrepareCertificate | None = None) -> Proposal:
         return self.sign(Proposal(key(author), block.height, view, block, certificate, b""))
 

@@ -1,11 +1,12 @@
-"""Nobody is framed: evidence holds only for two different statements of one slot, both really signed by its author."""
+"""Nobody is framed: evidence holds only for what its author really signed, and no honest node signs any of it."""
 
 from dataclasses import replace
 
 import pytest
 
-from consensus import Digest, Evidence, Malformed, Purpose, check_evidence
-from consensus.evidence import evidence_of
+from consensus import Digest, Evidence, EvidenceKind, Malformed, Purpose, check_evidence
+from consensus.advance import evidence_problem
+from consensus.evidence import EVIDENCE_BYTES_MAX, evidence_of
 from p2pnode.simulation.keys import key
 from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
@@ -18,8 +19,8 @@ def pair(message):
     return message.statement(CHAIN_ID), message.signature
 
 
-def proof(one, other) -> Evidence:
-    return evidence_of(one.author, pair(one), pair(other))
+def proof(*said) -> Evidence:
+    return evidence_of(said[0].author, *map(pair, said))
 
 
 def problem(evidence: Evidence) -> str | None:
@@ -34,16 +35,26 @@ DOUBLES = {
         contribution(BENCH.signatures, 3, BENCH.state),
         contribution(BENCH.signatures, 3, BENCH.state, salt=b"x"),
     ),
+    "amnesia": (BENCH.commit(2, 3, BLOCK), BENCH.prepare(2, 5, OTHER, 2)),
+    "wrong_proposer": (BENCH.proposal(2, 0, BLOCK),),
 }
+SWAPPED = [
+    # one author's key under another's statements, signatures exchanged, or one statement shown twice
+    lambda e: replace(e, author=key(0)),
+    lambda e: replace(e, signed=tuple((s, e.signed[0][1][::-1]) for s, _ in e.signed)),
+    lambda e: replace(e, signed=tuple((s, g) for (s, _), (_, g) in zip(e.signed, reversed(e.signed), strict=True))),
+]
 
 
 @pytest.mark.parametrize("kind", DOUBLES)
 def test_each_kind_in_one_form(kind: str) -> None:
-    one, other = DOUBLES[kind]
-    evidence = proof(one, other)
-    assert evidence == proof(other, one) == Evidence.decode(evidence.encode())
-    assert (evidence.kind, evidence.height, evidence.view) == (kind, one.height, one.view)
+    said = DOUBLES[kind]
+    evidence = proof(*said)
+    assert evidence == proof(*reversed(said)) == Evidence.decode(evidence.encode())
+    assert (evidence.kind, evidence.height, evidence.view) == (kind, said[0].height, max(m.view for m in said))
     assert problem(evidence) is None
+    assert len(evidence.encode()) <= EVIDENCE_BYTES_MAX
+    assert set(DOUBLES) == set(EvidenceKind)
 
 
 def test_two_valid_views_for_one_block_are_two_statements() -> None:
@@ -70,17 +81,75 @@ def test_what_an_honest_node_does_is_no_evidence(one, other) -> None:
         proof(one, other)
 
 
-def test_signatures_keys_and_chains_cannot_be_swapped() -> None:
-    evidence = proof(*DOUBLES["double_prepare"])
-    first, second = evidence.signed
-    for framed in (
-        replace(evidence, author=key(3)),
-        replace(evidence, signed=(first, (second[0], first[1]))),
-        replace(evidence, signed=((first[0], second[1]), (second[0], first[1]))),
-    ):
+AMNESIA = {
+    # (view, block, valid view) of a PREPARE after COMMIT(view 3, BLOCK): what an honest node may say
+    "of the same view": (3, OTHER, -1),
+    "of an earlier view": (2, OTHER, -1),
+    "of the locked block": (5, BLOCK, 1),
+    "of nothing": (5, None, -1),
+    "justified by the lock's view": (5, OTHER, 3),
+    "justified by a later view": (5, OTHER, 4),
+}
+
+
+@pytest.mark.parametrize("what", AMNESIA)
+def test_what_a_lock_allows_is_no_amnesia(what: str) -> None:
+    with pytest.raises(Malformed):
+        proof(BENCH.commit(2, 3, BLOCK), BENCH.prepare(2, *AMNESIA[what]))
+
+
+def test_amnesia_needs_a_lock_of_the_same_height() -> None:
+    with pytest.raises(Malformed):
+        proof(BENCH.commit(2, 3, None), BENCH.prepare(2, 5, OTHER))
+    with pytest.raises(Malformed):
+        proof(BENCH.commit(2, 3, BLOCK, height=2), BENCH.prepare(2, 5, OTHER))
+    later = proof(BENCH.commit(2, 3, BLOCK), BENCH.prepare(2, 4, OTHER))
+    assert later.kind == "amnesia" and problem(later) is None
+
+
+@pytest.mark.parametrize("kind", DOUBLES)
+@pytest.mark.parametrize("swap", range(len(SWAPPED)))
+def test_keys_and_signatures_cannot_be_swapped(kind: str, swap: int) -> None:
+    framed = SWAPPED[swap](proof(*DOUBLES[kind]))
+    if kind == "wrong_proposer" and swap == 2:  # one statement has nothing to be exchanged with
+        assert framed == proof(*DOUBLES[kind])
+    else:
         assert problem(framed) is not None
+
+
+@pytest.mark.parametrize("kind", DOUBLES)
+def test_statements_of_another_chain_prove_nothing(kind: str) -> None:
+    evidence = proof(*DOUBLES[kind])
     elsewhere = check_evidence(evidence, chain_id=Digest(b"\1" * 32), verify=BENCH.signatures.verify)
     assert elsewhere == "statement of another chain"
+
+
+def test_one_statement_is_evidence_of_a_proposal_only() -> None:
+    for harmless in (BENCH.prepare(2, 0, BLOCK), BENCH.commit(2, 0, BLOCK), BENCH.status(2, 1)):
+        with pytest.raises(Malformed):
+            proof(harmless)
+    with pytest.raises(Malformed):
+        Evidence(key(1), ())
+    with pytest.raises(Malformed):
+        Evidence(key(1), tuple(sorted(map(pair, (BENCH.commit(1, 0, b) for b in (BLOCK, OTHER, None))))))
+
+
+def test_a_proposal_in_turn_is_no_evidence_whoever_signed_it() -> None:
+    membership = BENCH.state.membership  # of the genesis: key(1) proposes view 0 of height 1, key(2) view 1
+    for author, view in ((1, 0), (2, 1), (1, 4)):
+        said = proof(BENCH.proposal(author, view, BLOCK))
+        assert evidence_problem(said, membership, height=1) == "evidence of a proposal in turn"
+    assert evidence_problem(proof(BENCH.proposal(2, 0, BLOCK)), membership, height=1) is None
+
+
+def test_whose_turn_it_was_is_told_as_long_as_the_committee_is_known() -> None:
+    state, said = BENCH.state, proof(BENCH.proposal(2, 0, BLOCK))
+    told = []
+    for height in (1, 2, 3):
+        told.append(evidence_problem(said, state.membership, height=height))
+        block = BENCH.block_on(state)
+        state = state.after(block, BENCH.committed(0, block, (0, 1, 2)))
+    assert told == [None, None, "evidence about a turn of a committee that is not known any more"]
 
 
 def test_two_honest_authors_make_no_culprit() -> None:
