@@ -2,11 +2,7 @@
 
 What it is: the one translator between ``consensus`` objects and the bytes that ``transport`` carries. What it is not: a judge; signatures
 of envelopes are verified by the transport, certificates and blocks by whoever uses them.
-
-The ring echo. A member that shows one vote to some and another to the rest is caught only if the two versions meet. So every member
-passes each vote that it hears first on to the next member in committee order: if two honest members heard different versions, then
-somewhere along the ring two honest neighbours did, and the second one holds the proof. That doubles the votes, where flooding would
-multiply them by the size of the committee.
+What is heard is passed on as ``relay`` says. An announcement crosses a gap once its bytes are here: who hears it can have them from us.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,12 +17,14 @@ from consensus import Purpose
 from model.replica import Replica
 from p2pnode.blobs import Blobs
 from p2pnode.genesis import Genesis
+from p2pnode.links import LINKS_KIND, Links
+from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
+from p2pnode.relay import Relay
 from p2pnode.store import Store
 from p2pnode.wire import (
     BLOCK_BYTES_MAX,
-    BLOCKS_PER_REQUEST_MAX,
     BLOCKS_RESPONSE_BYTES_MAX,
     SNAPSHOTS_BYTES_MAX,
     FrameKind,
@@ -40,7 +38,7 @@ from p2pnode.wire import (
     encode_blocks_request,
     encode_snapshots,
 )
-from transport.machine import in_thread
+from transport.machine import in_thread, unix_seconds
 
 BLOCK_SECONDS_MAX = 2.0  # a decision waits for this one, and every signer has it: 128 KiB over half a Mbit/s
 SERVING_THREADS_MAX = 4  # of the forty: whoever asks much waits for itself, and no vote waits for a thread behind it
@@ -82,6 +80,16 @@ class Gossip:
         self._serving = trio.CapacityLimiter(SERVING_THREADS_MAX)
         self._status: Status | None = None
         self._offered: consensus.Contribution | None = None
+        self._held: dict[
+            tuple[bytes, Purpose], consensus.Contribution
+        ] = {}  # others' of the open height, with their bytes
+        self.links = Links(self._me)
+        self.relay = Relay(
+            self._me,
+            links=self.links,
+            committee=committee,
+            height=lambda: 0 if self._status is None else self._status.height,
+        )
 
     # --- speaking ----------------------------------------------------------------------------------------------------------------
 
@@ -143,6 +151,28 @@ class Gossip:
             self._status = status
             self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()))
 
+    def tell_links(self) -> None:
+        """Tell everybody which members this one hears, if that changed or has not been said for a while."""
+        members = self._committee().members
+        if self._me in members:
+            heard = self._swarm.live() & set(members)
+            said = self.links.say(
+                heard, chain_id=self._chain_id, sign=self.sign, now=trio.current_time(), unix_seconds=unix_seconds()
+            )
+            if said is not None:
+                self._swarm.publish(said.frame())
+
+    def reachable(self) -> set[bytes]:
+        """Members that this node hears, directly or through others; with itself, if it is one."""
+        return self.links.reachable(self._swarm.live(), self._committee().members)
+
+    def tell_held(self, contribution: consensus.Contribution) -> None:
+        """The bytes of a member's announcement are here: pass it on to whoever cannot hear its author."""
+        self._held = {slot: other for slot, other in self._held.items() if other.height >= contribution.height}
+        if contribution.author in self._committee().members:
+            self._held[contribution.author, contribution.purpose] = contribution
+            self.send(self.relay.across(contribution.author, self._swarm.live()), contribution)
+
     # --- listening -----------------------------------------------------------------------------------------------------------------
 
     async def listen_forever(
@@ -179,29 +209,42 @@ class Gossip:
         self.on_peer(peer)
 
     def _tell_offer(self, peer: bytes) -> None:
-        status, offered = self._status, self._offered
-        if status is not None and offered is not None and offered.height == status.height + 1:
-            self.send([peer], offered)
+        """Ours, and those of members that it may not hear."""
+        if self._status is None:
+            return
+        held = [c for c in self._held.values() if peer in self.relay.across(c.author, [peer])]
+        for offered in [*held, *([self._offered] if self._offered is not None else [])]:
+            if offered.height == self._status.height + 1:
+                self.send([peer], offered)
 
     async def _envelope(self, event: transport.EnvelopeReceived, hear: Callable[[consensus.Message], None]) -> None:
         try:
+            if event.envelope.kind == LINKS_KIND:
+                self._take_links(event)
+                return
             message = message_of(self._chain_id, event.envelope)
-        except consensus.Malformed as problem:
+        except (consensus.Malformed, LinksMalformed) as problem:
             self._bad_messages.say(event.peer_key, str(problem))
             return
-        if event.is_first:
-            self._echo(event)
+        self._pass_on(event, message)
         hear(message)
         await self._deliver(consensus.MessageReceived(message))
 
-    def _echo(self, event: transport.EnvelopeReceived) -> None:
-        members = self._committee().members
-        if self._me not in members or len(members) < 3:
-            return
-        successor: bytes = members[(members.index(self._me) + 1) % len(members)]
+    def _pass_on(self, event: transport.EnvelopeReceived, message: consensus.Message) -> None:
+        live = self._swarm.live()
+        if isinstance(message, consensus.Contribution):  # ``tell_held`` carries it across
+            live = live - set(self.relay.across(message.author, live))
+        targets = self.relay.targets(
+            message.author, came_from=event.peer_key, height=message.height, is_first=event.is_first, live=live
+        )
+        self._swarm.publish(event.envelope.frame(), to=targets)
+
+    def _take_links(self, event: transport.EnvelopeReceived) -> None:
+        """What a member says of its links; passed on once, to whoever cannot hear it."""
         author: bytes = event.envelope.author
-        if author in members and successor not in (author, event.peer_key):  # what strangers say must not fill the ring
-            self._swarm.publish(event.envelope.frame(), to=[transport.PublicKey(successor)])
+        if self.links.take(event.envelope, self._committee().members) and self._me in self._committee().members:
+            across = set(self.relay.across(author, self._swarm.live())) - {event.peer_key}
+            self._swarm.publish(event.envelope.frame(), to=across)
 
     async def frame(self, event: transport.FrameReceived) -> None:
         """Take in an unsigned frame; what is malformed is logged, and that is all."""
@@ -236,17 +279,15 @@ class Gossip:
     def connected(self) -> list[bytes]:
         return [peer.key for peer in self._swarm.peers()]
 
-    async def fetch_blocks(self, peer: bytes, first: int) -> list[Block]:
-        """A page of blocks with their certificates. Raises RequestFailed or Malformed."""
-        body = await self._ask(
-            peer, Method.BLOCKS, encode_blocks_request(first, BLOCKS_PER_REQUEST_MAX), BLOCKS_RESPONSE_BYTES_MAX
-        )
-        return await in_thread(read_page, body)
+    async def fetch_blocks(self, peer: bytes, first: int, count: int) -> tuple[list[Block], int]:
+        """A page of blocks with their certificates, and its length in bytes. Raises RequestFailed or Malformed."""
+        body = await self._ask(peer, Method.BLOCKS, encode_blocks_request(first, count), BLOCKS_RESPONSE_BYTES_MAX)
+        return await in_thread(read_page, body), len(body)
 
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None:
-        """An undecided block by its hash, from whoever signed for it."""
+        """An undecided block by its hash, from whoever signed for it; then from other members, who may stand in between."""
         connected = set(self.connected())
-        for holder in holders:
+        for holder in dict.fromkeys([*holders, *self._committee().members]):
             if holder not in connected:
                 continue
             try:

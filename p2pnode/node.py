@@ -40,10 +40,12 @@ from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.home import Home
 from p2pnode.lag import Lag
+from p2pnode.links import LINKS_SECONDS
 from p2pnode.logs import get_logger
 from p2pnode.recovery import Standing, logged_contributions, restore_decisions, take_up
 from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds
+from p2pnode.seat import Seat
 from p2pnode.store import Store
 from p2pnode.training import Training
 from p2pnode.view import View
@@ -101,6 +103,7 @@ class Node:
         self.rounds: Rounds | None = None
         self.driver: Driver | None = None
         self.catchup: CatchUp | None = None
+        self.seat: Seat | None = None
         self.gossip: Gossip | None = None
         self.vote_log: VoteLog
         self.logged: tuple[VoteRecord, ...] = ()
@@ -135,6 +138,11 @@ class Node:
                 "it cannot vote; report the processor and the versions of numpy and torch",
             )
         if self.genesis is None and not self.config.bootstrap:
+            if self.config.invite is not None:
+                raise SetUpError(
+                    "--invite without --bootstrap: an invitation is to a network that is there already",
+                    "add --bootstrap HOST:PORT, as in the line that p2pnode invite prints",
+                )
             self.genesis = founding.initialise(self.home, self.config)
             self._warn_open()
         if self.genesis is not None:
@@ -213,11 +221,14 @@ class Node:
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
         gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
         await self._resume(rounds, driver)
+        seat = self.seat = await self._take_seat(rounds, self.store)
         rounds.begin()
         self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower())
         self.log.info(f"another machine joins with: {self.view.join_line()}")
         nursery.start_soon(catchup.follow, rounds)
         nursery.start_soon(self._tend_swarm, rounds)
+        nursery.start_soon(self._tend_links, gossip)
+        nursery.start_soon(seat.run)
 
     async def _network(self, early: dict[bytes, transport.FrameReceived]) -> Genesis:
         """The genesis, from the home or from the first peer; once had, it is kept. ``early`` takes what peers said of themselves."""
@@ -319,6 +330,15 @@ class Node:
         )
         return self.kit.rounds(parts, position=position, training=self.training)
 
+    async def _take_seat(self, rounds: Rounds, store: Store) -> Seat:
+        """A node that left trains no more until it is told to, by name."""
+        log, token = get_logger(part="seat"), self.config.invite
+        seat = Seat(identity=self.identity, rounds=rounds, store=store, log=log, token=token)
+        if self.config.train and self.config.given("train") and not seat.is_leaving:
+            await seat.come_back()
+        self.training.on = self.training.on and not seat.has_left
+        return seat
+
     def _make_driver(self, rounds: Rounds, gossip: Gossip, catchup: CatchUp) -> Driver:
         members, statuses = rounds.state.membership.current, gossip.statuses.items()
         # The highest that some honest member claims: a stranger's word must not silence this node for ever.
@@ -367,13 +387,19 @@ class Node:
             trips = [p.rtt_seconds for p in self.swarm.peers() if p.key in members and p.rtt_seconds is not None]
             self.delays.note_round_trips(trips, needed=members.quorum() - 1)
             self.swarm.members(members.members)
-            self.swarm.quorum(self.view.has_quorum())
             with trio.move_on_after(TEND_SECONDS):
                 await rounds.changed.wait()
             saved = self.swarm.book.dump()
             if saved != self.store.note("peers"):
                 await in_thread(self.store.put_note, "peers", saved)
             await trio.sleep(TEND_SECONDS)
+
+    async def _tend_links(self, gossip: Gossip) -> None:
+        """Who hears whom is looked at again and again: a link that is cut says nothing."""
+        while True:
+            gossip.tell_links()
+            self.swarm.quorum(self.view.has_quorum())
+            await trio.sleep(LINKS_SECONDS)
 
     def bootstrap_failure(self) -> str | None:
         """Why no bootstrap address answers, while none does."""

@@ -92,7 +92,7 @@ class Rounds:
         self.timings = Timings()
         self.driver: Driver
         self.probes = Probes(parts.store)
-        self._house = Housekeeping(parts.store, parts.blobs)
+        self._house = Housekeeping(parts.store, parts.blobs, corpus=parts.genesis.corpus_digest)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._writing = Writing(parts.blobs, lambda: self.pool, self.changed)
         self._started = 0
@@ -175,6 +175,7 @@ class Rounds:
             self.parts.log.warning("payload refused", peer=transport.short_id(contribution.author), reason=str(problem))
             return False
         pool.hold(Held(contribution, payload, trio.current_time()))
+        self.parts.gossip.tell_held(contribution)
         self.changed.fire()
         return True
 
@@ -261,6 +262,13 @@ class Rounds:
         )
         self._pending_since = self._pending_since or trio.current_time()
         self._fetching.start_soon(partial(in_thread, self.parts.store.put_evidence, [evidence]))
+        self.changed.fire()
+
+    def requested(self, request: consensus.Request) -> None:
+        """Somebody asks to join or to leave, and a block may carry it (rule e)."""
+        kind = request.kind.name.lower()
+        self.parts.log.info("request", node=transport.short_id(request.author), kind=kind, height=request.height)
+        self._pending_since = self._pending_since or trio.current_time()
         self.changed.fire()
 
     # --- propose and prepare --------------------------------------------------------------------------------------------------------
@@ -404,7 +412,9 @@ class Rounds:
         if listed:
             self.listed.append(listed)
         self.offering.closed(block.height, block.contributions)
-        self._pending_since = trio.current_time() if self.driver.engine.pending_evidence else None
+        engine = self.driver.engine
+        pending = engine.pending_evidence or engine.pending_requests
+        self._pending_since = trio.current_time() if pending else None
 
     def _become(self, position: Position) -> None:
         """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""

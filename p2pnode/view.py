@@ -22,6 +22,7 @@ from p2pnode.wire import Role
 if TYPE_CHECKING:
     from p2pnode.node import Node
     from p2pnode.rounds import Rounds
+    from p2pnode.seat import Parting, Seat
 
 SCORE_HEIGHTS = 20  # a peer's score is the share of the last rounds that list a contribution of it
 Answer = Mapping[str, Any]
@@ -49,6 +50,7 @@ class View:
             "name": node.config.name or node.identity.node_id[:12],
             "network": node.genesis.chain_id.hex() if node.genesis is not None else None,
             "role": rounds.role().name.lower() if rounds is not None else "joining",
+            "standing": node.seat.standing() if node.seat is not None else None,
             "height": state.height if state is not None else 0,
             "view": driver.engine.view if driver is not None else 0,
             "phase": self._phase(),
@@ -129,6 +131,7 @@ class View:
         """Contribute, for ever or until ``since`` + N, where ``since`` is the height of the moment unless the caller names one."""
         training = self._node.training
         height = self._running().state.height if since is None else since
+        await self._seat().come_back()
         training.on, training.until_height = True, None if rounds is None else height + rounds
         self._told()
         return {"training": self._training_state(), "until_height": training.until_height}
@@ -183,6 +186,28 @@ class View:
             "validation_loss": training.validation_loss,
         }
 
+    async def invite(self, heights: int | None) -> Answer:
+        """A token for one newcomer, and the line with which it is used."""
+        token, expiry_height = self._seat().invite(heights)
+        return {"token": token, "expiry_height": expiry_height, "join": f"{self.join_line()} --invite {token}"}
+
+    def parting(self) -> Answer:
+        """What leaving would leave behind."""
+        return self._parting(self._seat().parting())
+
+    async def leave(self) -> Answer:
+        """Ask the chain to let this node go; ``status`` shows when it has."""
+        return self._parting(await self._seat().leave())
+
+    def _parting(self, parting: "Parting") -> Answer:
+        return {
+            "members": parting.members,
+            "remaining": parting.members - 1,
+            "needed": parting.needed,
+            "faults_tolerated": parting.faults_tolerated,
+            "reason": parting.line,
+        }
+
     async def stop(self) -> Answer:
         self._node.stopping.set()
         return {"stopping": True}
@@ -203,7 +228,9 @@ class View:
         if rounds is None or rounds.role() is not Role.MEMBER or len(rounds.state.membership.current) == 1:
             return []
         remaining, committee = self._members_reachable() - 1, rounds.state.membership.current
-        return [f"{remaining} of {len(committee)} members remain, {committee.quorum()} needed"]
+        return [
+            f"{remaining} of {len(committee)} members remain, {committee.quorum()} needed; p2pnode leave goes for good"
+        ]
 
     def has_quorum(self) -> bool:
         rounds = self._node.rounds
@@ -233,6 +260,7 @@ class View:
                 anybody_training=learning or node.training.wants(rounds.state.height + 1),
                 contributors=len(rounds.recent[-1]) if rounds.recent else 0,
                 contributors_usual=len(usual),
+                standing=node.seat.standing() if node.seat is not None else None,
             )
         )
 
@@ -274,14 +302,20 @@ class View:
         rounds = self._node.rounds
         if rounds is None:
             return 0
-        here: set[bytes] = {peer.key for peer in self._node.swarm.peers()} | {self._node.identity.public_key}
-        return sum(member in here for member in rounds.state.membership.current.members)
+        return len(rounds.parts.gossip.reachable())
 
     def _running(self) -> "Rounds":
         rounds = self._node.rounds
         if rounds is None:
             raise UserError("this node is not part of the network yet", self._starting())
         return rounds
+
+    def _seat(self) -> "Seat":
+        self._running()
+        seat = self._node.seat
+        if seat is None:
+            raise UserError("this node is still starting", self._starting())
+        return seat
 
     def _told(self) -> None:
         rounds = self._running()

@@ -35,6 +35,11 @@ class Envelope:
         """The statement's tag."""
         return self.statement[len(st.DOMAIN)]
 
+    @property
+    def body(self) -> bytes:
+        """The statement's, behind its kind and network."""
+        return self.statement[st.HEADER_BYTES :]
+
     def encode(self) -> bytes:
         length = struct.pack(">H", len(self.statement))
         return b"".join((self.author, self.signature, length, self.statement, self.attachment))

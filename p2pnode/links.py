@@ -1,0 +1,110 @@
+"""Which members are connected to which: what each says of itself, signed, and what follows from it.
+
+What it is: the picture from which a node tells who can be reached through others (``health``), and to whom a vote must be passed on
+because its author cannot (``relay``). What it is not: agreement. Everything here is talk; a member that lies about its links can keep
+votes from itself alone, for a link counts only where both its ends claim it.
+
+    statement(0x18)   sequence u64 | SHA-256 of the attachment
+    attachment        the first eight bytes of the key of each member that the author hears from, ascending
+
+The sequence is the author's time in milliseconds: the highest counts. A member says it anew when it changes, and every ten seconds, so
+that one that comes later has it, too.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import transport
+
+LINKS_KIND = 0x18
+PREFIX_BYTES = 8  # long enough that nobody finds a key that is taken for another one
+LINKS_MAX = 128  # members of a committee, at most
+LINKS_SECONDS = 0.5  # how often a node looks whom it hears; it says what changed at once, and not more often
+LINKS_REPEAT_SECONDS = 10.0  # eight hundred bytes from each of a hundred members then
+_BODY = struct.Struct(">Q32s")
+
+
+class Malformed(ValueError):
+    """The bytes are not of the form that they claim to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whom one member says that it hears."""
+
+    sequence: int
+    prefixes: frozenset[bytes]
+
+    def hears(self, key: bytes) -> bool:
+        return key[:PREFIX_BYTES] in self.prefixes
+
+
+class Links:
+    """The newest claim of every member."""
+
+    def __init__(self, me: bytes) -> None:
+        self._me = me
+        self._claims: dict[bytes, Claim] = {}
+        self._said_at = float("-inf")
+
+    def say(
+        self,
+        heard: Collection[bytes],
+        *,
+        chain_id: bytes,
+        sign: Callable[[bytes], bytes],
+        now: float,
+        unix_seconds: float,
+    ) -> transport.Envelope | None:
+        """Our own claim, signed, if it changed or is due again."""
+        prefixes = frozenset(key[:PREFIX_BYTES] for key in heard)
+        old = self._claims.get(self._me)
+        if old is not None and old.prefixes == prefixes and now - self._said_at < LINKS_REPEAT_SECONDS:
+            return None
+        sequence = max(int(unix_seconds * 1000), old.sequence + 1 if old is not None else 0)
+        self._claims[self._me], self._said_at = Claim(sequence, prefixes), now
+        attachment = b"".join(sorted(prefixes))
+        body = _BODY.pack(sequence, hashlib.sha256(attachment).digest())
+        statement = transport.make_statement(LINKS_KIND, transport.ChainId(chain_id), body)
+        return transport.Envelope(transport.PublicKey(self._me), sign(statement), statement, attachment)
+
+    def take(self, envelope: transport.Envelope, members: Collection[bytes]) -> bool:
+        """Remember a member's claim; True if it is news. Raises Malformed."""
+        claim = _decode(envelope)
+        author: bytes = envelope.author
+        known = self._claims.get(author)
+        if author == self._me or author not in members or (known is not None and known.sequence >= claim.sequence):
+            return False
+        self._claims[author] = claim
+        for gone in self._claims.keys() - set(members) - {self._me}:
+            del self._claims[gone]
+        return True
+
+    def linked(self, one: bytes, other: bytes) -> bool:
+        """Both say that they hear the other."""
+        a, b = self._claims.get(one), self._claims.get(other)
+        return a is not None and b is not None and a.hears(other) and b.hears(one)
+
+    def reachable(self, live: Collection[bytes], members: Collection[bytes]) -> set[bytes]:
+        """Of the members those that we hear, and those that they hear, and so on; with ourselves, if we are one."""
+        found = {member for member in members if member in live or member == self._me}
+        edge = list(found)
+        while edge:
+            one = edge.pop()
+            beyond = {m for m in members if m not in found and self.linked(one, m)}
+            found |= beyond
+            edge += beyond
+        return found
+
+
+def _decode(envelope: transport.Envelope) -> Claim:
+    body, attachment = envelope.body, envelope.attachment
+    count, rest = divmod(len(attachment), PREFIX_BYTES)
+    if len(body) != _BODY.size or rest or count > LINKS_MAX:
+        raise Malformed("links that are not of their form")
+    sequence, digest = _BODY.unpack(body)
+    if hashlib.sha256(attachment).digest() != digest:
+        raise Malformed("links that their author did not sign")
+    return Claim(sequence, frozenset(attachment[i : i + PREFIX_BYTES] for i in range(0, len(attachment), PREFIX_BYTES)))
