@@ -24,6 +24,7 @@ from p2pnode.home import Home, find_home
 if TYPE_CHECKING:
     from p2pnode.client import Client
 
+LEAVE_SECONDS_MAX = 180.0  # a round of a minute, and two heights until it takes effect
 STOP_SECONDS_MAX = 10.0  # a node ends in two; a loaded machine gets five times that before we say so
 
 app = typer.Typer(
@@ -46,7 +47,19 @@ DataFlag = Annotated[
 SizeFlag = Annotated[
     str | None, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.", show_default=False)
 ]
-PolicyFlag = Annotated[str | None, typer.Option(metavar="open|invite", help="Who gets a vote.", show_default=False)]
+PolicyFlag = Annotated[
+    str | None, typer.Option(metavar="open|invite|allowlist", help="Who gets a vote.", show_default=False)
+]
+AllowFlag = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY", help="May become a member, under allowlist; repeatable.", show_default=False),
+]
+ThresholdFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT", help="Of the members that must agree (67, more than two thirds).", show_default=False
+    ),
+]
 
 
 def main() -> int:
@@ -79,6 +92,8 @@ def init(
     data: DataFlag = None,
     size: SizeFlag = None,
     policy: PolicyFlag = None,
+    allow: AllowFlag = None,
+    threshold: ThresholdFlag = None,
     founder: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY@HOST:PORT", help="A first member, as its `p2pnode id` prints it; repeatable."),
@@ -91,13 +106,15 @@ def init(
     ] = None,
 ) -> int:
     """Found a network, or take part in a founder's."""
-    if genesis is not None and (founder or data or size or policy or seed is not None):
+    if genesis is not None and (founder or data or size or policy or allow or threshold or seed is not None):
         raise UserError(
-            "--genesis with --founder, --data, --size, --policy or --seed: the file has decided these already",
+            "--genesis with --founder, --data, --size, --policy, --allow, --threshold or --seed: the file has decided these",
             "give --genesis alone",
             exit_code=ExitCode.USAGE,
         )
-    settings = load_config({"home": home, "data": data, "size": size, "policy": policy})
+    settings = load_config(
+        {"home": home, "data": data, "size": size, "policy": policy, "allow": allow, "threshold": threshold}
+    )
     place = Home(settings.home)
     with place.locked():
         from p2pnode.founding import initialise  # numpy, but no torch: half a second instead of two
@@ -134,6 +151,12 @@ def start(
     data: DataFlag = None,
     size: SizeFlag = None,
     policy: PolicyFlag = None,
+    allow: AllowFlag = None,
+    threshold: ThresholdFlag = None,
+    invite: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", help="A member's invitation, where votes ask one.", show_default=False),
+    ] = None,
     train: Annotated[
         bool | None, typer.Option("--train/--no-train", help="Contribute (yes), or only vote.", show_default=False)
     ] = None,
@@ -314,6 +337,56 @@ def localnet(
     return run_localnet(options)
 
 
+# --- members -------------------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Members")
+def invite(
+    *,
+    expires: Annotated[
+        int | None, typer.Option(metavar="HEIGHTS", min=1, help="How long it lasts (10000).", show_default=False)
+    ] = None,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Print a token that makes one newcomer a member."""
+    answer = _client(home).invite(expires)
+    if as_json:
+        return _show(answer, True, str)
+    typer.echo(answer["token"])
+    _say(f"good once, until height {answer['expiry_height']}; the newcomer starts with:")
+    _say(f"  {answer['join']}")
+    return ExitCode.OK
+
+
+@app.command(rich_help_panel="Members")
+def leave(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", show_default=False)] = False,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Be a member no longer, for good; the node runs on as an observer."""
+    client = _client(home)
+    what = client.parting()["reason"]
+    if not yes:
+        if not _at_terminal():
+            raise UserError(
+                f"leaving is for good ({what})", "--yes leaves without a question", exit_code=ExitCode.USAGE
+            )
+        _say(what)
+        if not _confirmed("leave for good?"):
+            return ExitCode.FAILED
+    answer = client.leave()
+    gone = client.wait_left(timeout_seconds=LEAVE_SECONDS_MAX)
+    if gone is None:
+        raise UserError(
+            f"asked to leave, and not agreed on within {LEAVE_SECONDS_MAX:.0f} s",
+            "the node goes on asking; p2pnode status says whether the network makes progress",
+        )
+    return _show({"left": True, "height": gone, **answer}, as_json, lambda a: f"left at height {gone}: {a['reason']}")
+
+
 # --- settings ------------------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +466,17 @@ def _show(answer: Any, as_json: bool, text: Callable[[Any], str]) -> int:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _confirmed(question: str) -> bool:
+    """Asked on stderr, for stdout is data. Anything but yes is no."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _coloured() -> bool:

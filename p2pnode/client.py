@@ -11,12 +11,14 @@ import http.client
 import json
 import os
 import socket
+import time
 from typing import Any, cast
 
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
 from p2pnode.home import SOCKET_PATH_BYTES_MAX, Home
 
 READ_SECONDS_MAX = 10.0  # reads answer from memory; a node that takes longer is broken, and the operator must hear so
+WATCH_SECONDS = 0.2  # between two looks at what a command has led to
 COMMAND_SECONDS_MAX = 300.0  # a test waits for a round, an evaluation for the trainer
 ANSWER_BYTES_MAX = 256 * 1024 * 1024  # ten thousand rounds of 256 contributors
 
@@ -61,6 +63,28 @@ class Client:
     def evaluate(self) -> Json:
         """The held-out loss of the current model, computed now."""
         return cast(Json, self._request("POST", "/evaluate"))
+
+    def invite(self, heights: int | None = None) -> Json:
+        """A token for one newcomer, good for ``heights`` heights."""
+        return cast(Json, self._request("POST", "/invite", {"heights": heights}))
+
+    def parting(self) -> Json:
+        """What leaving would leave behind."""
+        return cast(Json, self._request("GET", "/leave"))
+
+    def leave(self) -> Json:
+        """Ask to be a member no longer; ``status`` shows when it is so."""
+        return cast(Json, self._request("POST", "/leave"))
+
+    def wait_left(self, *, timeout_seconds: float) -> int | None:
+        """The height at which this node was seen to be no member any more, or None if the time is over before."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            status = self.status()
+            if status["role"] != "member":
+                return int(status["height"])
+            time.sleep(WATCH_SECONDS)
+        return None
 
     def stop(self) -> Json:
         """Ask the node to end; it answers before it does. ``home.wait_released`` waits for the end."""

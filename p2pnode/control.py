@@ -49,6 +49,9 @@ class ControlTarget(Protocol):
     async def pause(self) -> Answer: ...
     async def test(self) -> Answer: ...
     async def evaluate(self) -> Answer: ...
+    async def invite(self, heights: int | None) -> Answer: ...
+    def parting(self) -> Answer: ...
+    async def leave(self) -> Answer: ...
     async def stop(self) -> Answer: ...
 
 
@@ -167,6 +170,7 @@ _READS: Mapping[str, Callable[[ControlTarget, Mapping[str, str]], object]] = {
     "/rounds": lambda target, query: target.rounds(_last(query)),
     "/log": lambda target, query: target.log(_last(query)),
     "/evidence": lambda target, _: target.evidence(),
+    "/leave": lambda target, _: target.parting(),
 }
 
 _COMMANDS: Mapping[str, Callable[[ControlTarget, Mapping[str, Any]], Awaitable[Answer]]] = {
@@ -174,6 +178,8 @@ _COMMANDS: Mapping[str, Callable[[ControlTarget, Mapping[str, Any]], Awaitable[A
     "/pause": lambda target, _: target.pause(),
     "/test": lambda target, _: target.test(),
     "/evaluate": lambda target, _: target.evaluate(),
+    "/invite": lambda target, body: target.invite(_whole_number(body, "heights", low=1, high=HEIGHT_MAX)),
+    "/leave": lambda target, _: target.leave(),
     "/stop": lambda target, _: target.stop(),
 }
 

@@ -58,6 +58,7 @@ class Duties(Protocol):
     def wanted(self, height: int) -> None: ...
     def behind(self, height: int) -> None: ...
     def accused(self, evidence: consensus.Evidence) -> None: ...
+    def requested(self, request: consensus.Request) -> None: ...
 
 
 @dataclass(slots=True)
@@ -255,6 +256,7 @@ class Driver:
                 self._duties.accused(evidence)
                 self._voice.broadcast_evidence(evidence)
             case consensus.ReportRequest(request=request):
+                self._duties.requested(request)
                 self._voice.broadcast(request)
             case consensus.KeyElsewhere(reason=reason):
                 self._key_elsewhere(reason)

@@ -25,6 +25,7 @@ class Facts:
     anybody_training: bool
     contributors: int
     contributors_usual: int
+    standing: str | None = None  # what keeps this node from being a member, where something does
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def judge(facts: Facts) -> Health:
         return Health(
             DEGRADED, f"{facts.contributors} of {facts.contributors_usual} contributors reached the last round"
         )
-    return Health(HEALTHY, growth(facts))
+    return Health(HEALTHY, facts.standing or growth(facts))
 
 
 def growth(facts: Facts) -> str:

@@ -67,7 +67,7 @@ def execute(client: Client, line: str) -> str:
         return ""
     command = COMMANDS.get(word)
     if command is None:
-        near = difflib.get_close_matches(word, [*COMMANDS, *LEAVE], n=1, cutoff=0.4)
+        near = difflib.get_close_matches(word, [*COMMANDS, *QUIT], n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "help lists the commands"
         raise UserError(f"unknown command: {render.printable(word)}", hint, exit_code=ExitCode.USAGE)
     if not command.arguments_min <= len(arguments) <= command.arguments_max:
@@ -85,6 +85,7 @@ class Repl:
         self._application: Application[str] | None = None
         self._brief = ""
         self._node_ended = False
+        self._asked = False  # whether the last line was `leave`
 
     def run(self) -> bool:
         """Read and carry out lines; True if the user left, False if the node ended or ``close`` was called."""
@@ -107,7 +108,7 @@ class Repl:
         session: PromptSession[str] = PromptSession(
             PROMPT,
             history=self._history(),
-            completer=WordCompleter([*COMMANDS, *LEAVE], pattern=None),
+            completer=WordCompleter([*COMMANDS, *QUIT], pattern=None),
             complete_while_typing=False,
             # The other styles complete in the background, and Enter right after Tab would take the word uncompleted.
             complete_style=CompleteStyle.READLINE_LIKE,
@@ -135,10 +136,11 @@ class Repl:
 
     def _take(self, line: str) -> bool:
         """Carry out one line; False to leave."""
-        if line.strip() in LEAVE:
+        if line.strip() in QUIT:
             return False
+        asked, self._asked = self._asked, line.split() == ["leave"]
         try:
-            text = execute(self._client, line)
+            text = _leave(self._client) if asked and self._asked else execute(self._client, line)
         except NoRunningNode:
             self._node_ended = True
             return False
@@ -198,7 +200,7 @@ class Command:
     arguments_max: int = 0
 
 
-LEAVE = ("quit",)
+QUIT = ("quit",)
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
@@ -222,10 +224,20 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "test": Command(
             "test", "send a probe of the model's size through a round", lambda c, _: render.facts(c.test())
         ),
+        "leave": Command(
+            "leave",
+            "be a member no longer, for good; asks first",
+            lambda c, _: f"{c.parting()['reason']}\nleave again to leave for good",
+        ),
         "log": Command("log", "the newest log lines", lambda c, _: render.log(c.log(LAST))),
         "help": Command("help", "this list", lambda *_: _help()),
     }
 )
+
+
+def _leave(client: Client) -> str:
+    """What the second of two lines ``leave`` does."""
+    return f"leaving: {client.leave()['reason']}"
 
 
 def _help() -> str:

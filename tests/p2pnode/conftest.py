@@ -25,6 +25,7 @@ from p2pnode.home import Home
 
 NODE = "3f2a9c1b" + "0" * 32
 ROOT = "5ab3c1d2e4f6" + "0" * 52
+TOKEN = "p2pnode1-" + "x" * 230
 
 
 def make_status(**changes: Any) -> dict[str, Any]:
@@ -120,6 +121,23 @@ class Target:
         self.testing.set()
         await trio.sleep_forever()
         raise AssertionError
+
+    async def invite(self, heights: int | None) -> dict[str, Any]:
+        self.calls.append(("invite", heights))
+        return {
+            "token": TOKEN,
+            "expiry_height": 12 + (heights or 10_000),
+            "join": f"{self.state['join']} --invite {TOKEN}",
+        }
+
+    def parting(self) -> dict[str, Any]:
+        line = "3 of 4 members remain, 3 needed: no fault tolerated"
+        return {"members": 4, "remaining": 3, "needed": 3, "faults_tolerated": 0, "reason": line}
+
+    async def leave(self) -> dict[str, Any]:
+        self.calls.append("leave")
+        self.state = self.state | {"role": "observer"}
+        return self.parting()
 
     async def stop(self) -> dict[str, Any]:
         self.calls.append("stop")

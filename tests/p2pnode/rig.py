@@ -60,9 +60,11 @@ def make_swarm(
 class Rig:
     """One member of a small committee, or of its own."""
 
-    def __init__(self, directory: Path, *, members: int = 1, me: int = 0, trains: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, members: int = 1, me: int = 0, trains: bool = True, genesis: Genesis | None = None
+    ) -> None:
         directory.mkdir(exist_ok=True)
-        self.chain = Chain(members)
+        self.chain = Chain(members, genesis=genesis)
         self.genesis = self.chain.genesis
         self.identity = self.chain.founders[me]
         self.log = RecordingLog()

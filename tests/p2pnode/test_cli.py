@@ -14,8 +14,9 @@ from p2pnode.config import Config, load_config
 from p2pnode.errors import SetUpError
 from p2pnode.home import Home
 from p2pnode.logs import get_logger, read_log
+from p2pnode.tokens import Token, token_text
 
-from .conftest import NODE, Cli, RunningNode
+from .conftest import NODE, TOKEN, Cli, RunningNode
 
 
 def test_in_a_real_process_each_exit_code_is_what_the_shell_sees(node: RunningNode, shell: Cli, tmp_path: Path) -> None:
@@ -256,3 +257,53 @@ def test_a_home_in_a_long_path_works_like_any_other(tmp_path: Path, cli: Cli) ->
         assert cli("status", home=node.home).returncode == 0
         assert cli("stop", home=node.home).returncode == 0
     assert not home.control_pointer.exists()
+
+
+def test_an_invitation_is_data_and_what_to_do_with_it_is_talk(node: RunningNode, cli: Cli) -> None:
+    done = cli("invite", "--expires", 50, home=node.home)
+    assert (done.returncode, done.stdout) == (0, TOKEN + "\n")
+    assert done.stderr.splitlines()[0] == "good once, until height 62; the newcomer starts with:"
+    assert done.stderr.splitlines()[1].endswith(f"--bootstrap 127.0.0.1:7337 --invite {TOKEN}")
+    assert json.loads(cli("invite", "--json", home=node.home).stdout)["expiry_height"] == 10_012
+    assert node.target.calls == [("invite", 50), ("invite", None)]
+
+
+def test_leaving_is_for_good_so_it_is_asked(node: RunningNode, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("leave", home=node.home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: leaving is for good (3 of 4 members remain, 3 needed: no fault tolerated)\n"
+        "hint: --yes leaves without a question\n"
+    )
+    monkeypatch.setattr(command_line, "_at_terminal", lambda: True)
+    assert cli("leave", home=node.home, stdin="n\n").returncode == 1
+    assert node.target.calls == []
+    done = cli("leave", home=node.home, stdin="y\n")
+    assert done.stdout == "left at height 12: 3 of 4 members remain, 3 needed: no fault tolerated\n"
+    assert json.loads(cli("leave", "--yes", "--json", home=node.home).stdout)["remaining"] == 3
+    assert node.target.calls == ["leave", "leave"]
+
+
+def test_who_asks_to_leave_and_is_not_let_go_hears_so(
+    node: RunningNode, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "LEAVE_SECONDS_MAX", 0.0)
+    done = cli("leave", "--yes", home=node.home)
+    assert done.returncode == 1 and "asked to leave, and not agreed on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("init --threshold 50", "with two thirds or less, two halves of a network could decide differently"),
+        ("init --policy allowlist", "--policy allowlist names nobody"),
+        ("init --allow " + "00" * 32, "--allow: the policy is open, which asks no list"),
+        ("init --allow nobody --policy allowlist", "not valid"),
+        ("init --genesis g.json --threshold 80", "the file has decided these"),
+        ("start --invite p2pnode1-x", "a part of it is missing"),
+        ("start --invite " + token_text(Token(bytes(32), bytes(32), 7, bytes(32), bytes(64))), "--invite without"),
+    ],
+)
+def test_who_may_join_is_said_clearly_or_refused(home: Home, cli: Cli, words: str, error: str) -> None:
+    done = cli(*words.split(), home=home)
+    assert done.returncode in (2, 3) and error in done.stderr and "hint: " in done.stderr

@@ -116,6 +116,18 @@ def test_ways_to_leave(node: RunningNode, terminal: Terminal, keys: str) -> None
     assert node.target.calls == []
 
 
+def test_leave_asks_first(node: RunningNode, terminal: Terminal) -> None:
+    thread = terminal.run(lambda: run_repl(node.client))
+    terminal.type("leave" + ENTER + "pause" + ENTER + "leave" + ENTER)
+    assert terminal.screen.saw("3 of 4 members remain, 3 needed: no fault tolerated")
+    assert terminal.screen.saw("leave again to leave for good")
+    terminal.type("leave" + ENTER)
+    assert terminal.screen.saw("leaving: 3 of 4 members remain")
+    terminal.type(CTRL_D)
+    assert ended(thread)
+    assert node.target.calls == ["pause", "leave"]
+
+
 def test_ctrl_c_clears_the_line_and_stays(node: RunningNode, terminal: Terminal) -> None:
     thread = terminal.run(lambda: run_repl(node.client))
     terminal.type("pause" + CTRL_C + "train 2" + ENTER)
