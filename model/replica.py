@@ -50,6 +50,17 @@ class Replica:
         replica._check_canonical()
         return replica
 
+    @classmethod
+    def from_file(cls, config: ModelConfig, training: TrainingConfig, path: Path) -> "Replica":
+        """Canonical bytes that fill a file, read once into the memory that they stay in. Raises SnapshotError, OSError."""
+        expected = _byte_length(Layout.of(config), training)
+        state = np.fromfile(path, np.uint8)
+        if len(state) != expected:
+            raise SnapshotError(f"{path}: a model of {len(state)} bytes, not {expected}")
+        replica = cls(config, training, state)
+        replica._check_canonical()
+        return replica
+
     @property
     def theta(self) -> NDArray[np.float32]:
         """The parameters, flat and padded as `layout` says. Read-only."""
@@ -72,8 +83,12 @@ class Replica:
 
     def read(self, offset: int, length: int) -> bytes:
         """Canonical bytes [offset, offset + length), fewer at the end."""
+        return bytes(self.view(offset, length))
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """The same, not copied: these bytes never change."""
         assert offset >= 0 and length >= 0
-        return self._state[offset : offset + length].tobytes()
+        return self._state[offset : offset + length].data
 
     def apply(self, payloads: Sequence[bytes], weights: Sequence[int]) -> "Replica":
         """The next model: every payload checked, those of positive weight aggregated, one outer step.

@@ -8,6 +8,7 @@ is separate from ``put``, because a payload must survive a crash only from the m
 """
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import trio
 from model.errors import SnapshotError
 from model.replica import Replica
 from model.snapshot import read_metadata
+from p2pnode.arriving import Arriving, begun
 from transport import content
 from transport.limits import LEAF_BYTES
 from transport.machine import in_thread
@@ -26,6 +28,9 @@ MODELS_KEPT = 4  # the agreed model, the one before it, a candidate, and a snaps
 NEWEST_BYTES_MAX = 32 << 20  # one round of 32 members with a million parameters; larger payloads are read from the disk
 SERVING_THREADS_MAX = 8  # of the forty: however many peers read, our own writes do not wait for a thread behind them
 LEAF_LISTS_KEPT = 32  # 32 bytes a leaf: 2 KiB for a model of a million parameters, 16 MiB for one of eight billion
+
+
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
@@ -102,6 +107,10 @@ class Blobs:
         """Whether ``make_durable`` has returned for it and it is still there. Short enough for the event loop."""
         return digest in self._durable and self.holds(digest)
 
+    def listed(self) -> set[bytes]:
+        """The digests of all files here."""
+        return {bytes.fromhex(path.name) for path in self._directory.glob("*/*") if _NAME.fullmatch(path.name)}
+
     def drop(self, digest: bytes) -> None:
         self._path(digest).unlink(missing_ok=True)
         self._durable.discard(digest)
@@ -143,12 +152,23 @@ class Blobs:
         files = [path for path in self._snapshots.glob("*.safetensors") if path.stem.isdecimal()]
         return sorted(((int(path.stem), path) for path in files), reverse=True)
 
+    def arriving(self, digest: bytes, length: int) -> Arriving:
+        """A model on its way to this disk."""
+        return Arriving(self._snapshots, digest, length)
+
+    def arriving_begun(self) -> set[bytes]:
+        """The roots of models that an earlier attempt has begun to fetch."""
+        return begun(self._snapshots)
+
     # --- what peers are served -----------------------------------------------------------------------------------------------------
 
-    def newest(self, digest: bytes) -> bytes | None:
-        """The bytes of a blob that has just been put, from memory. Does not block."""
+    def at_hand(self, digest: bytes, offset: int, size: int) -> memoryview | None:
+        """The same as ``read`` for what is in memory: a blob that has just been put, or a model. Does not block, does not copy."""
         with self._lock:
-            return self._newest.get(digest)
+            newest, replica = self._newest.get(digest), self._models.get(digest)
+        if newest is not None:
+            return memoryview(newest)[offset : offset + size]
+        return None if replica is None else replica.view(offset, size)
 
     def known_leaf_hashes(self, digest: bytes) -> list[bytes] | None:
         """The hashes of a blob's leaves, if they are in memory. Does not block."""
@@ -217,8 +237,11 @@ class Blobs:
         with self._lock:
             self._leaf_lists[digest] = hashes
             self._leaf_lists.move_to_end(digest)
-            while len(self._leaf_lists) > LEAF_LISTS_KEPT:
-                self._leaf_lists.popitem(last=False)
+            others = [known for known in self._leaf_lists if known not in self._models]
+            for oldest in others[
+                : max(0, len(others) - LEAF_LISTS_KEPT)
+            ]:  # a model's list stays for as long as the model
+                del self._leaf_lists[oldest]
 
     def _path(self, digest: bytes) -> Path:
         name = digest.hex()
@@ -240,7 +263,7 @@ class Served:
 
     async def read(self, digest: bytes, first: int, count: int) -> bytes | memoryview | None:
         start, size = first * LEAF_BYTES, count * LEAF_BYTES
-        newest = self._blobs.newest(digest)
-        if newest is not None:
-            return memoryview(newest)[start : start + size]
+        at_hand = self._blobs.at_hand(digest, start, size)
+        if at_hand is not None:
+            return at_hand
         return await in_thread(self._blobs.read, digest, start, size, limiter=self._threads)

@@ -1,14 +1,13 @@
 """From where this node stands to where the chain is: after a start, after an absence, and for a joiner. One piece of code for all three.
 
-First the chain: blocks in order, each with its certificate, checked with the committee of its height; no skipping, no trust. Then the
-model: a whole model whose root a verified block names, where that is less to carry than the payloads, then block by block, each root
-compared. Nothing a peer says of itself is believed; it only chooses whom to ask.
+First the chain (``blocksync``): every block and certificate in order; no skipping, no trust. Then the model: a whole model whose root a
+verified block names, where that is less to carry than the payloads, then block by block, each root compared. Nothing a peer says of
+itself is believed; it only chooses whom to ask. With a checkpoint, nothing is built on a chain that has not come to it.
 
-Rules for editing: blocks are durable before the model moves, so the chain on disk may be ahead of the model, never behind it. A peer that
-sends something wrong, or nothing, is doubted for a while: it is asked last, and its claims keep nobody waiting.
+Rules for editing: blocks are durable before the model moves, so the chain on disk may be ahead of the model, never behind it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,20 +21,19 @@ from model import compression
 from model.errors import PayloadError, SnapshotError
 from model.replica import Replica
 from p2pnode.blobs import Blobs
+from p2pnode.blocksync import HINT_HOME, BlockSync
+from p2pnode.checkpoint import Checkpoint, WrongHistory
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip, decision
 from p2pnode.logs import Logger
 from p2pnode.store import Store
-from p2pnode.timings import round_facts
-from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, Malformed
+from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 from transport.machine import in_thread
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
 RETRY_SECONDS = 0.25  # until peers that could not help are asked again
 FOLLOW_SECONDS = 0.2  # how often a running node looks whether it is behind
-PASS_SECONDS_MAX = 15.0  # of asking strangers in vain: one silent for as long as it may be, and half of another
-DOUBT_SECONDS = 10.0  # short, because a peer that only lost its connection is doubted like a liar
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +55,35 @@ class Follower(Protocol):
 
 
 class CatchUp:
-    """Moves a position forward. ``chain`` is the verified chain on disk, at or ahead of the position."""
+    """Moves a position forward. ``sync`` holds the verified chain on disk, at or ahead of the position."""
 
-    def __init__(self, *, genesis: Genesis, store: Store, blobs: Blobs, gossip: Gossip, log: Logger) -> None:
+    def __init__(
+        self,
+        *,
+        genesis: Genesis,
+        store: Store,
+        blobs: Blobs,
+        gossip: Gossip,
+        log: Logger,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
         self._genesis = genesis
         self._store = store
         self._blobs = blobs
         self._gossip = gossip
         self._log = log
-        self._doubted_until: dict[bytes, float] = {}
-        self.chain = genesis.state()
-        self.doing: str | None = None
+        self.sync = BlockSync(genesis=genesis, store=store, gossip=gossip, checkpoint=checkpoint, log=log)
+        self._doing: Callable[[], str] | None = None
+
+    @property
+    def chain(self) -> consensus.ChainState:
+        """The tip of the verified chain on disk."""
+        return self.sync.chain
+
+    @property
+    def doing(self) -> str | None:
+        """One line for ``status``; ``None`` when nothing is under way."""
+        return None if self._doing is None else self._doing()
 
     # --- from our own disk -------------------------------------------------------------------------------------------------------
 
@@ -75,22 +91,26 @@ class CatchUp:
         """The chain on disk, and the newest model on disk that it certifies. Blocking; at start only.
 
         Raises:
-            SetUpError: the chain file does not hold one chain.
+            SetUpError: the chain file does not hold one chain, or another one than the checkpoint's (WrongHistory).
         """
+        chain, checkpoint = self.chain, self.sync.checkpoint
         snapshots = dict(self._blobs.snapshots())
         certified: list[tuple[consensus.ChainState, tuple[frozenset[bytes], ...]]] = []
         recent: tuple[frozenset[bytes], ...] = ()
         for block, certificate in self._blocks_on_disk(1):
-            follows = block.header.previous == self.chain.block_hash and block.height == self.chain.height + 1
+            follows = block.header.previous == chain.block_hash and block.height == chain.height + 1
             if not follows or certificate.block_hash != block.hash:
                 raise SetUpError(
                     f"the chain file is damaged: block {block.height} does not follow the one before it",
                     "move chain.sqlite* away and start again: the node fetches the chain anew and keeps its key and its votes",
                 )
-            self.chain = self.chain.after(block, certificate)
+            if checkpoint is not None and checkpoint.contradicts(block.height, block.hash):
+                raise WrongHistory(checkpoint, block.hash, where="of this home's chain", hint=HINT_HOME)
+            chain = chain.after(block, certificate)
             recent = following(recent, block)
             if snapshots.get(block.height) == block.header.model_root:
-                certified.append((self.chain, recent))
+                certified.append((chain, recent))
+        self.sync.chain = chain
         for state, recent in reversed(certified):
             replica = self._snapshot(state)
             if replica is not None:
@@ -138,8 +158,10 @@ class CatchUp:
                 position.state.height > before
             )  # where nobody takes us further, no claim does: ``follow`` goes on asking
             reached = position.state.height >= proven and not (moved and position.state.height + 1 < self.claimed())
-            if reached and (trio.current_time() > deadline or not patient):
+            if reached and self.sync.confirmed and (trio.current_time() > deadline or not patient):
                 return position
+            if not self.sync.confirmed:
+                self._doing = self.sync.progress
             await trio.sleep(0.05 if reached else RETRY_SECONDS)
 
     async def follow(self, follower: Follower) -> None:
@@ -165,68 +187,42 @@ class CatchUp:
     async def advance(self, position: Position, target: int) -> Position:
         """As far towards ``target`` as peers can take us now. Returns the position reached (perhaps the same)."""
         if self.chain.height < position.state.height:
-            self.chain = position.state
+            self.sync.chain = position.state
+        self.sync.base = position.state.height
         try:
             if self.chain.height < target:
-                self.doing = f"catching up: block {self.chain.height} of {target}"
-                await self._extend_chain(target)
-            if position.state.height < self.chain.height:
-                self.doing = f"catching up: model {position.state.height} of {self.chain.height}"
+                self._doing = self.sync.progress
+                await self.sync.extend(target)
+            if position.state.height < self.chain.height and self.sync.confirmed:
+                self._doing = lambda: f"catching up: model {position.state.height} of {self.chain.height}"
                 position = await self._take_model(position)
                 position = await self._replay(position)
         finally:
-            self.doing = None
+            self._doing = None
         return position
 
     def claimed(self) -> int:
         """The highest height that a connected peer says it decided, unless it just failed to show it."""
-        statuses = self._gossip.statuses.items()
-        return max((status.height for peer, status in statuses if not self._is_doubted(peer)), default=0)
+        return self.sync.claimed()
 
-    async def _extend_chain(self, target: int) -> None:
-        """Blocks with certificates, in order, from whoever claims to have them."""
-        enough = trio.current_time() + PASS_SECONDS_MAX
-        for peer in self._sources(self.chain.height + 1):
-            if trio.current_time() > enough and peer not in self.chain.membership.current:
-                break  # of those who never answer there may be many; who is left comes first the next time
-            while self.chain.height < min(target, self._claim(peer)):
-                try:
-                    page = await self._gossip.fetch_blocks(peer, self.chain.height + 1)
-                    if not page:
-                        raise Malformed("no block where it says that it decided one")
-                    self.chain = await in_thread(self._verify, self.chain, page)
-                except (transport.RequestFailed, Malformed, consensus.Malformed) as problem:
-                    self._doubt(peer, str(problem))
-                    break
-
-    def _verify(
-        self,
-        state: consensus.ChainState,
-        page: Sequence[tuple[consensus.Block, consensus.CommitCertificate]],
-    ) -> consensus.ChainState:
-        """Check a page block by block and make it durable. Raises Malformed at the first thing wrong."""
-        for block, certificate in page:
-            why = decision_problem(block, certificate, state)
-            if why is not None:
-                raise Malformed(f"block {state.height + 1}: {why}")
-            state = state.after(block, certificate)
-            self._store.put_block(block, certificate, round_facts(block, certificate))
-        return state
+    def likely_tip(self) -> int:
+        """Where the chain probably ends, whatever one liar claims: for people."""
+        return self.sync.likely_tip()
 
     async def _take_model(self, position: Position) -> Position:
         """Jump to a whole certified model, if some peer has one and the payloads up to it would be more to carry."""
         offers = await self._offers(position.state.height)
         if not offers:
             return position
-        for state, recent in await in_thread(self._certified, offers, position):
+        begun = await in_thread(self._blobs.arriving_begun)
+        certified = await in_thread(self._certified, offers, position)
+        for state, recent in sorted(certified, key=lambda found: found[0].model_root not in begun):
             holders = offers[state.height, state.model_root]
-            data = await self._gossip.fetch_blob(state.model_root, position.replica.byte_length, holders)
-            if data is None:
-                continue
-            replica = await in_thread(Replica.from_bytes, self._genesis.model, self._genesis.training, data)
-            self._log.info("model taken", height=state.height, root=state.model_root.hex()[:16], bytes=len(data))
-            await in_thread(self._blobs.model_root, replica)
-            return Position(state, replica, recent)
+            replica = await self._gossip.fetch_model(state.model_root, position.replica, holders)
+            if replica is not None:
+                root = state.model_root.hex()[:16]
+                self._log.info("model taken", height=state.height, root=root, bytes=replica.byte_length)
+                return Position(state, replica, recent)
         return position
 
     async def _offers(self, above: int) -> dict[tuple[int, bytes], list[bytes]]:
@@ -239,7 +235,7 @@ class CatchUp:
                     holders.setdefault((height, root), []).append(peer)
 
         async with trio.open_nursery() as nursery:  # all at once: one who never answers costs no more than ten
-            for peer in self._sources(above + 1):
+            for peer in self.sync.sources(above + 1):
                 nursery.start_soon(ask, peer)
         return holders
 
@@ -263,7 +259,8 @@ class CatchUp:
         while position.state.height < self.chain.height:
             rows = await in_thread(self._page, position.state.height + 1)
             for block, certificate in rows:
-                self.doing = f"catching up: model {position.state.height} of {self.chain.height}"
+                here = position.state.height
+                self._doing = lambda here=here: f"catching up: model {here} of {self.chain.height}"
                 replica = await self._apply(position, block)
                 if replica is None:
                     return position
@@ -279,7 +276,9 @@ class CatchUp:
         """M(h) from M(h-1) and the payloads of block h, from our disk or from peers; ``None`` when some cannot be had now."""
         weights = consensus.weights(block.contributions, position.state.membership.current)
         if not any(weights):
-            return position.replica
+            if block.header.model_root == position.state.model_root:
+                return position.replica
+            return await self._heal(position.replica, block)  # what we have is not what the last block left
         if any(c.payload_bytes != compression.payload_bytes(position.replica.layout) for c in block.contributions):
             raise _dishonest(block)
         payloads = []
@@ -302,33 +301,15 @@ class CatchUp:
         except PayloadError as problem:
             raise _dishonest(block) from problem
         root = await in_thread(self._blobs.model_root, replica)
-        if root == block.header.model_root:
-            return replica
-        healed, name = await self._gossip.fetch_certified_model(block.header.model_root, replica)
+        return replica if root == block.header.model_root else await self._heal(replica, block)
+
+    async def _heal(self, own: Replica, block: consensus.Block) -> Replica:
+        """The certified model, where this machine comes to another."""
+        healed, name = await self._gossip.fetch_certified_model(block.header.model_root, own)
         self._log.error(
             "diverged", height=block.height, first_difference=name, certified=block.header.model_root.hex()[:16]
         )
         return healed
-
-    def _sources(self, height: int) -> list[bytes]:
-        """Whom to ask: members before strangers, then whoever failed longest ago or never, then the farthest."""
-        members = self.chain.membership.current
-        return sorted(
-            self._gossip.peers_at(height), key=lambda peer: (peer not in members, self._doubted_until.get(peer, 0.0))
-        )
-
-    def _claim(self, peer: bytes) -> int:
-        status = self._gossip.statuses.get(peer)
-        return 0 if status is None else status.height
-
-    def _is_doubted(self, peer: bytes) -> bool:
-        return self._doubted_until.get(peer, 0.0) > trio.current_time()
-
-    def _doubt(self, peer: bytes, reason: str) -> None:
-        here = self._gossip.statuses
-        self._doubted_until = {key: until for key, until in self._doubted_until.items() if key in here}
-        self._doubted_until[peer] = trio.current_time() + DOUBT_SECONDS
-        self._log.warning("catch-up source refused", peer=transport.short_id(peer), reason=reason)
 
 
 def _dishonest(block: consensus.Block) -> SetUpError:
@@ -337,19 +318,6 @@ def _dishonest(block: consensus.Block) -> SetUpError:
         f"this network certified a payload at height {block.height} that is none",
         "its members are dishonest or run another program; another --home joins another network",
     )
-
-
-def decision_problem(
-    block: consensus.Block, certificate: consensus.CommitCertificate, state: consensus.ChainState
-) -> str | None:
-    """Why this block and certificate do not extend the chain at ``state``, or ``None``. Every signature is verified."""
-    if certificate.height != block.height or certificate.block_hash != block.hash:
-        return "its certificate is for another block"
-    problem = consensus.check_block(block, state, transport.verify)
-    if problem is not None:
-        return problem
-    committee = state.membership.current
-    return consensus.check_certificate(certificate, committee, chain_id=state.chain_id, verify=transport.verify)
 
 
 def following(recent: tuple[frozenset[bytes], ...], block: consensus.Block) -> tuple[frozenset[bytes], ...]:

@@ -27,7 +27,7 @@ class Files:
         """A file that is there, or a directory, to be synced."""
         return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC)
 
-    def write(self, descriptor: int, data: bytes, *, offset: int) -> None:
+    def write(self, descriptor: int, data: bytes | memoryview, *, offset: int) -> None:
         """All of ``data``; after an error, any part of it."""
         view = memoryview(data)
         while view:

@@ -19,12 +19,14 @@ SNAPSHOTS_KEPT = 2
 
 
 class Housekeeping:
-    """Of one home. ``swept``: the height up to which the payloads of blocks are gone."""
+    """Of one home. ``swept``: the height up to which the payloads of blocks are gone; ``None`` until the first sweep, which looks at
+    every file that an earlier run left: what a crash orphaned goes with the rest."""
 
-    def __init__(self, store: Store, blobs: Blobs) -> None:
+    def __init__(self, store: Store, blobs: Blobs, *, corpus: bytes = b"") -> None:
         self._store = store
         self._blobs = blobs
-        self.swept = 0
+        self._leftovers = blobs.listed() - {corpus}  # what stands here from an earlier run, wanted or orphaned
+        self.swept: int | None = None
 
     def keep_snapshot(self, height: int, root: bytes, replica: Replica) -> bool:
         """Write the model where its height is due for it. Returns whether it was."""
@@ -41,11 +43,12 @@ class Housekeeping:
         Not those that the open height may need: what we commit to must stay.
         """
         oldest_kept = tip - PAYLOAD_HEIGHTS_KEPT + 1
-        kept = self._named(max(1, oldest_kept), tip)
-        going = set(unlisted)
-        if oldest_kept - 1 > self.swept:
+        kept = self._named(max(1, oldest_kept), tip if self.swept is not None else self._store.height())
+        going = set(unlisted) | self._leftovers
+        if self.swept is not None and oldest_kept - 1 > self.swept:
             going |= self._named(self.swept + 1, oldest_kept - 1)
-            self.swept = oldest_kept - 1
+        self.swept = max(0, oldest_kept - 1)
+        self._leftovers = set()
         for digest in going - kept:
             if not is_open(digest):
                 self._blobs.drop(digest)

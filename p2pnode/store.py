@@ -11,6 +11,7 @@ for blocks written with ``durable=False``, which any later durable write makes s
 for a write; the short ones may run on the loop.
 """
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -21,6 +22,7 @@ from typing import Any
 
 import consensus
 from p2pnode.errors import SetUpError
+from p2pnode.pagesums import drop_sums, keep_sums
 
 SCHEMA_VERSION = 2
 _SCHEMA = f"""
@@ -56,6 +58,7 @@ class Store:
         self._path = path
         self._writing, self._reading = threading.Lock(), threading.Lock()
         try:
+            drop_sums(path)
             self._db = self._open()
             self._reader = self._open()
             self._prepare()
@@ -86,6 +89,14 @@ class Store:
     def make_durable(self) -> None:
         """Return when everything written so far survives a loss of power: SQLite syncs its log as a whole."""
         self.put_note("durable_height", self.height().to_bytes(8, "big"))
+
+    def drop_above(self, height: int) -> None:
+        """Forget the blocks of a history that is not the checkpoint's. For a joiner; nothing was built on them."""
+        with self._writing:
+            try:
+                self._db.execute("DELETE FROM blocks WHERE height > ?", (height,))
+            except sqlite3.Error as problem:
+                raise self._unusable(problem) from problem
 
     def amend_round(self, height: int, round_: dict[str, Any]) -> None:
         """Replace the timings of a round once more of them are known. They are talk, not agreement, and do not wait for the disk."""
@@ -142,7 +153,9 @@ class Store:
     def close(self) -> None:
         with self._writing, self._reading:
             self._reader.close()
-            self._db.close()
+            self._db.close()  # the last connection: SQLite brings everything into the file, and its log is gone
+        with contextlib.suppress(OSError):  # without them a check sees less; on a full disk that is all that is lost
+            keep_sums(self._path)
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]

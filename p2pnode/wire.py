@@ -43,8 +43,11 @@ class Malformed(ValueError):
 
 BLOCKS_PER_REQUEST_MAX = 64
 HEIGHT_MAX = 2**62  # what SQLite and arithmetic hold with room to spare
-BLOCKS_RESPONSE_BYTES_MAX = 8 << 20  # a page ends early rather than pass this
+PAGE_BYTES = 512 << 10  # a page ends with the block that reaches this: a shorter one is all that there is
 BLOCK_BYTES_MAX = 1 << 20  # 256 contributions and certificates of 256 signatures stay below 200 KiB
+BLOCKS_RESPONSE_BYTES_MAX = (
+    PAGE_BYTES + BLOCK_BYTES_MAX + (256 << 10)
+)  # with the longest block last, and its certificate
 SNAPSHOTS_MAX = 8
 SNAPSHOTS_BYTES_MAX = 1024  # eight pairs of a height and a root, three times over
 
@@ -84,13 +87,13 @@ def decode_blocks_request(body: bytes) -> tuple[int, int]:
 
 
 def encode_blocks(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A page of encoded (block, certificate) pairs, as many as fit."""
+    """A page of encoded (block, certificate) pairs, up to the one that makes it long enough."""
     page, size = [], 0
     for block, certificate in rows:
-        size += len(block) + len(certificate) + 16
-        if size > BLOCKS_RESPONSE_BYTES_MAX:
-            break
         page.append((block, certificate))
+        size += len(block) + len(certificate)
+        if size >= PAGE_BYTES:
+            break
     return _pack(page)
 
 

@@ -184,7 +184,15 @@ def test_memory_of_models_and_leaves_is_bounded(blobs, monkeypatch):
     monkeypatch.setattr(blobs_module, "LEAF_LISTS_KEPT", 3)
     chain = Chain(4).grow(5)
     roots = [blobs.model_root(replica) for replica in chain.replicas]
-    assert list(blobs._models) == roots[-2:] and len(blobs._leaf_lists) == 3
+    assert list(blobs._models) == roots[-2:] and len(blobs._leaf_lists) == 3 + 2
+
+
+def test_strangers_cannot_have_the_leaf_list_of_the_model_forgotten(blobs):
+    chain = Chain(1)
+    root = blobs.model_root(chain.replica)
+    for number in range(blobs_module.LEAF_LISTS_KEPT + 5):
+        blobs.put(b"%d" % number)
+    assert blobs.known_leaf_hashes(root) is not None
 
 
 async def test_peers_are_served_off_the_loop(blobs):
@@ -206,6 +214,6 @@ async def test_what_is_new_is_served_from_memory(blobs, monkeypatch):
     assert content.digest_of_hashes(await Served(blobs).leaf_hashes(digest), len(DATA)) == digest
     for other in (b"1" * len(DATA), b"2" * len(DATA)):
         blobs.put(other)
-    assert blobs.newest(digest) is None
+    assert blobs.at_hand(digest, 0, 1) is None
     blobs.drop(content.digest_of(other))
-    assert blobs.newest(content.digest_of(other)) is None
+    assert blobs.at_hand(content.digest_of(other), 0, 1) is None

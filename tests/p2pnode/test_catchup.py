@@ -7,8 +7,8 @@ import pytest
 import consensus
 import transport
 from consensus import Purpose
-from p2pnode import catchup as catchup_module
-from p2pnode.catchup import decision_problem, following
+from p2pnode.blocksync import DOUBT_SECONDS, decision_problem
+from p2pnode.catchup import following
 from p2pnode.errors import SetUpError
 from p2pnode.timings import round_facts
 from p2pnode.wire import Method, Role, Status, encode_blocks, encode_snapshots
@@ -177,10 +177,10 @@ async def test_a_doubted_peer_is_asked_last_and_forgiven_later(tmp_path, monkeyp
         them.says(6)
         await until(lambda: me.gossip.statuses)
         catchup, position = me.catch_up()
-        catchup._doubt(them.key, "it hung up")
+        catchup.sync.doubt(them.key, "it hung up")
         assert catchup.claimed() == 0
         assert (await catchup.advance(position, 6)).state == CHAIN.state  # there is nobody else
-        catchup._doubted_until[them.key] -= catchup_module.DOUBT_SECONDS
+        catchup.sync._doubted_until[them.key] -= DOUBT_SECONDS
         assert catchup.claimed() == 6
 
 
@@ -201,7 +201,7 @@ async def test_wrong_models_are_not_taken(tmp_path):
         them.says(6)
         await until(lambda: len(me.gossip.statuses) == 2)
         catchup, position = me.catch_up()
-        await catchup._extend_chain(6)
+        await catchup.sync.extend(6)
         assert set(await catchup._offers(0)) >= {(4, b"\6" * 32), (4, root), (5, root)}
         found = catchup._certified({(4, b"\6" * 32), (4, root), (5, root)}, position)
         assert [state.height for state, _ in found] == [4]

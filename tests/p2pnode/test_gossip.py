@@ -142,8 +142,10 @@ async def test_blocks_are_had_by_height_and_by_hash(tmp_path):
     undecided, _ = CHAIN.next_block()
     async with network(one, two):
         one.gossip.undecided_block = {undecided.hash: undecided}.get
-        assert await two.gossip.fetch_blocks(one.key, 2) == CHAIN.decided[1:]
-        assert await two.gossip.fetch_blocks(one.key, 4) == []
+        blocks, size = await two.gossip.fetch_blocks(one.key, 2, 64)
+        assert blocks == CHAIN.decided[1:] and size > 1000
+        assert (await two.gossip.fetch_blocks(one.key, 2, 1))[0] == CHAIN.decided[1:2]
+        assert (await two.gossip.fetch_blocks(one.key, 4, 64))[0] == []
         for block in (undecided, CHAIN.decided[0][0]):
             assert await two.gossip.fetch_block(block.hash, [bytes(32), one.key]) == block
         assert await two.gossip.fetch_block(b"\1" * 32, [one.key]) is None

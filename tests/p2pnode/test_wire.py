@@ -49,10 +49,13 @@ def test_a_list_of_snapshots_is_cut_and_comes_back(snapshots):
     assert wire.decode_snapshots(encoded) == snapshots[: wire.SNAPSHOTS_MAX]
 
 
-def test_a_page_ends_before_it_is_too_long(monkeypatch):
-    monkeypatch.setattr(wire, "BLOCKS_RESPONSE_BYTES_MAX", 1000)
-    page = wire.encode_blocks([(b"b" * 300, b"c" * 100)] * 10)
-    assert len(wire.decode_blocks(page)) == 2 and len(page) <= 1000
+def test_a_page_ends_with_the_block_that_makes_it_long_enough():
+    """So a shorter one is all that there is, and one block always fits."""
+    page = wire.encode_blocks([(b"b" * 200_000, b"c" * 100_000)] * 10)
+    assert len(wire.decode_blocks(page)) == 2 and len(page) >= wire.PAGE_BYTES
+    longest = wire.encode_blocks([(b"b" * 1000, b"c"), (bytes(wire.BLOCK_BYTES_MAX), bytes(200_000))])
+    assert len(wire.decode_blocks(longest)) == 2
+    assert wire.PAGE_BYTES + wire.BLOCK_BYTES_MAX + 200_000 < wire.BLOCKS_RESPONSE_BYTES_MAX
 
 
 @pytest.mark.parametrize("decode", DECODERS)

@@ -1,0 +1,84 @@
+"""A large blob on its way into a file: what arrives is written where it belongs, and what an earlier attempt left is used.
+
+What it is: the resumable half of a fetch. Nothing is kept beside the file that could contradict it: when a fetch begins, every leaf that
+the file holds is hashed and compared, so a crash, a torn write or a damaged disk costs the leaves that it hit and nothing else.
+What it is not: the fetch (``transport.fetch``), or a blob that is whole (``blobs``).
+
+Rules for editing: methods block, but for ``take``, and are called off the event loop. No more than a leaf is in memory at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2pnode.files import FILES
+from transport import content
+from transport.content import Buffer
+from transport.limits import LEAF_BYTES
+from transport.machine import in_thread
+
+SUFFIX = ".arriving"
+
+
+class Arriving:
+    """One blob of ``length`` bytes, becoming the file ``path``."""
+
+    def __init__(self, directory: Path, digest: bytes, length: int) -> None:
+        self.digest = digest
+        self.length = length
+        self.path = directory / f"{digest.hex()}{SUFFIX}"
+        self._descriptor: int | None = None
+
+    def open(self) -> None:
+        """Take up the file where there is one. Others on their way are given up: one model at a time. Raises OSError."""
+        files = FILES.get()
+        for other in self.path.parent.glob(f"*{SUFFIX}"):
+            if other != self.path:
+                files.remove(other)
+        self._descriptor = files.open(self.path) if files.exists(self.path) else files.create(self.path)
+
+    def begin_with(self, data: memoryview) -> None:
+        """Where nothing has arrived yet, bytes of our own of which most may be right; ``missing`` finds out which. Raises OSError."""
+        if not FILES.get().exists(self.path):
+            self.open()
+            assert self._descriptor is not None
+            FILES.get().write(self._descriptor, data, offset=0)
+            self.close()
+
+    def missing(self, hashes: Sequence[bytes]) -> list[int]:
+        """The leaves that the file does not hold, found by hashing what it holds."""
+        with self.path.open("rb") as file:
+            return [
+                index
+                for index, wanted in enumerate(hashes)
+                if content.leaf_hash(file.read(content.leaf_length(index, self.length))) != wanted
+            ]
+
+    async def take(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
+        """Write verified leaves (``transport.fetch.Sink``). Raises OSError."""
+        await in_thread(self._write, leaves)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            FILES.get().close(self._descriptor)
+            self._descriptor = None
+
+    def remove(self) -> None:
+        """Once it was read, or is of no use."""
+        self.close()
+        FILES.get().remove(self.path)
+
+    def _write(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
+        files, descriptor = FILES.get(), self._descriptor
+        assert descriptor is not None
+        for index, leaf in leaves:
+            files.write(descriptor, memoryview(leaf), offset=index * LEAF_BYTES)
+
+
+def begun(directory: Path) -> set[bytes]:
+    """The digests of blobs that an earlier attempt has begun to fetch."""
+    found = set()
+    for path in directory.glob(f"*{SUFFIX}"):
+        name = path.name.removesuffix(SUFFIX)
+        if len(name) == 64:
+            found.add(bytes.fromhex(name))
+    return found
