@@ -142,6 +142,10 @@ def start(
     network: Annotated[
         str | None, typer.Option(metavar="ID", help="Join no network but this one.", show_default=False)
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="HEIGHT:HASH", help="Follow no history without this block.", show_default=False),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="Where to train (cpu).", show_default=False)
     ] = None,
@@ -273,6 +277,35 @@ def log(*, home: HomeFlag = None, last: LastFlag = 20, as_json: JsonFlag = False
             raise
         _say(f"no running node; from {client.home.log}:")
     return _show(records, as_json, lambda r: render.log(r, coloured=_coloured()))
+
+
+@app.command(rich_help_panel="Watch")
+def verify(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[HOME|FILE]", help="A home, or an exported chain.", show_default=False)
+    ] = None,
+    *,
+    home: HomeFlag = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Compute every model again whose payloads are kept.", show_default=False)
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="If it is sound, write the chain to FILE, which verifies alone.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Check a home or an exported chain from the genesis on, offline; exit code 1 if anything is wrong."""
+    from p2pnode.verify import Wishes, verify
+
+    if path is not None and home is not None:
+        raise UserError("HOME and --home: one of them", "p2pnode verify --help", exit_code=ExitCode.USAGE)
+    wishes = Wishes(replay=replay, export=export, progress=lambda line: _say(f"verifying: {line}"))
+    report = verify(path or find_home(home).path, wishes)
+    _show(report.to_dict() if as_json else report, as_json, lambda r: r.text())
+    return ExitCode.OK if report.sound else ExitCode.FAILED
 
 
 # --- train ---------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from p2pnode.checkpoint import Checkpoint
 from p2pnode.errors import ExitCode, SetUpError, UserError, why
 from p2pnode.home import HOME_VARIABLE, Home, find_home
 from p2pnode.tokens import parse_token
@@ -77,6 +78,7 @@ class Config:
     threshold: int = 67  # percent of the members; 67 stands for "more than two thirds", and no more than that
     invite: str | None = None  # the token of a member, to be one where invitations are asked for
     network: str | None = None  # None: pin the first network seen
+    checkpoint: Checkpoint | None = None  # None: the first chain that verifies
     log_level: LogLevel = "info"
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
@@ -290,6 +292,14 @@ def _network(value: object) -> str:
     return text
 
 
+def _checkpoint(value: object) -> Checkpoint:
+    try:
+        return Checkpoint.parse(_text(value).lower())
+    except ValueError as error:
+        takes = "HEIGHT:HASH with 64 hexadecimal digits, as p2pnode status prints it on a node that you trust"
+        raise _Invalid(takes, str(error)) from None
+
+
 SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
         "name": _name,
@@ -307,6 +317,7 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "threshold": _threshold,
         "invite": _invite,
         "network": _network,
+        "checkpoint": _checkpoint,
         "log_level": _choice("debug", "info", "warning", "error"),
     }
 )

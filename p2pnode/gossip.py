@@ -14,7 +14,9 @@ import trio
 import consensus
 import transport
 from consensus import Purpose
+from model.errors import SnapshotError
 from model.replica import Replica
+from p2pnode.arriving import Arriving
 from p2pnode.blobs import Blobs
 from p2pnode.genesis import Genesis
 from p2pnode.links import LINKS_KIND, Links
@@ -327,12 +329,53 @@ class Gossip:
             self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return None
 
+    async def fetch_file(self, blob: Arriving, holders: Sequence[bytes]) -> bool:
+        """The leaves that a large blob's open file lacks, from whoever of ``holders`` is connected; whether it is whole then.
+
+        Raises OSError where the disk does not take them.
+        """
+
+        def order() -> list[bytes]:
+            connected = set(self.connected())
+            return [key for key in holders if key in connected]
+
+        digest, length = blob.digest, blob.length
+        try:
+            hashes = await self._swarm.fetch(digest, length, holders=order, sink=blob.take, leaves=())
+            missing = await in_thread(blob.missing, hashes)
+            await self._swarm.fetch(digest, length, holders=order, sink=blob.take, leaves=missing, hashes=hashes)
+        except transport.RequestFailed as problem:
+            self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
+            return False
+        return True
+
+    async def fetch_model(self, root: bytes, like: Replica, holders: Sequence[bytes]) -> Replica | None:
+        """The model of a certified root; an attempt that ends early, with the process too, leaves what it got for the next.
+
+        Raises OSError.
+        """
+        blob = self._blobs.arriving(root, like.byte_length)
+        await in_thread(blob.open)
+        try:
+            if not await self.fetch_file(blob, holders):
+                return None
+            try:
+                replica = await in_thread(Replica.from_file, like.config, like.training, blob.path)
+                is_whole = await in_thread(self._blobs.model_root, replica) == root
+            except SnapshotError:
+                is_whole = False
+            await in_thread(blob.remove)  # it is in memory now, or of no use
+            return replica if is_whole else None
+        finally:
+            blob.close()
+
     async def fetch_certified_model(self, root: bytes, own: Replica) -> tuple[Replica, str]:
-        """The model of a certified root, from peers, and the name of the first tensor in which ours differs from it."""
+        """The model of a certified root, and the name of the first tensor in which ours differs: only the leaves that differ travel."""
         while True:
-            data = await self.fetch_blob(root, own.byte_length, self.connected())
-            if data is not None:
-                replica = await in_thread(Replica.from_bytes, own.config, own.training, data)
+            blob = self._blobs.arriving(root, own.byte_length)
+            await in_thread(blob.begin_with, own.view(0, own.byte_length))
+            replica = await self.fetch_model(root, own, self.connected())
+            if replica is not None:
                 return replica, await in_thread(first_difference, own, replica)
             await trio.sleep(1)
 

@@ -208,8 +208,15 @@ class Node:
         trainer, first_model = await in_thread(make, abandon_on_cancel=True)
         if self.bound is not None:
             await in_thread(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
+        if self.store.note("public_key") is None:  # so that a damaged key file is known as one
+            await in_thread(self.store.put_note, "public_key", bytes(self.identity.public_key))
         catchup = self.catchup = CatchUp(
-            genesis=genesis, store=self.store, blobs=self.blobs, gossip=gossip, log=get_logger(part="catch-up")
+            genesis=genesis,
+            store=self.store,
+            blobs=self.blobs,
+            gossip=gossip,
+            log=get_logger(part="catch-up"),
+            checkpoint=self.config.checkpoint,
         )
         position = await in_thread(catchup.load, first_model)
         position = await catchup.reach(position, patient=bool(self.config.bootstrap))
@@ -251,7 +258,7 @@ class Node:
         store = Store(self.home.chain, genesis.chain_id)
         recovered = recover(self.home.votes)
         self.votes_lost = recovered.lost or (store.height() > 0 and not recovered.begun)
-        restored = restore_decisions(self.home.votes, store, genesis.chain_id)
+        restored = restore_decisions(self.home.votes, store, consensus.Digest(genesis.chain_id))
         if restored:
             self.log.info("decisions taken from the vote log", heights=restored)
         return store

@@ -35,6 +35,7 @@ def status(s: Row, *, coloured: bool = False) -> str:
         ),
         "height": _join(_text(s.get("height")), f"view {_text(s.get('view'))}", _text(s.get("phase"), "")),
         "model": _join(f"root {root(s.get('model_root'))}", _parameters(s.get("parameters"))),
+        "checkpoint": _text(s.get("checkpoint")),
         "training": _training(s.get("training") or {}),
         "loss": _losses(s),
         "traffic": _join(

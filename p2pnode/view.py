@@ -55,6 +55,8 @@ class View:
             "view": driver.engine.view if driver is not None else 0,
             "phase": self._phase(),
             "model_root": state.model_root.hex() if state is not None else None,
+            "block": state.block_hash.hex() if state is not None and state.height else None,
+            "checkpoint": f"{state.height}:{state.block_hash.hex()}" if state is not None and state.height else None,
             "members": len(committee) if committee is not None else 0,
             "members_reachable": self._members_reachable(),
             "quorum": committee.quorum() if committee is not None else 0,
@@ -242,7 +244,7 @@ class View:
             return health.Health(health.DEGRADED, self._starting())
         gossip = rounds.parts.gossip
         committee = rounds.state.membership.current
-        claimed = node.catchup.claimed() if node.catchup is not None else 0
+        tip = node.catchup.likely_tip() if node.catchup is not None else 0
         learning = any(status.learning for status in gossip.statuses.values())
         usual = frozenset[bytes]().union(*rounds.recent) if rounds.recent else frozenset[bytes]()
         return health.judge(
@@ -254,7 +256,7 @@ class View:
                 cannot_vote=driver.silent,
                 diverged=rounds.diverged,
                 syncing=node.catchup.doing if node.catchup is not None else None,
-                behind=max(0, claimed - rounds.state.height),
+                behind=max(0, tip - rounds.state.height),
                 bootstrap_failure=node.bootstrap_failure(),
                 peers=len(node.swarm.peers()),
                 anybody_training=learning or node.training.wants(rounds.state.height + 1),

@@ -23,6 +23,8 @@ STATUS = [
     "view",
     "phase",
     "model_root",
+    "block",
+    "checkpoint",
     "members",
     "members_reachable",
     "quorum",
