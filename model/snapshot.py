@@ -57,6 +57,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {key: value for key, value in (file.metadata() or {}).items() if key not in _OWN}
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """All entries, the configurations of `save` among them. Raises SnapshotError."""
+    with _open(path) as file:
+        return dict(file.metadata() or {})
+
+
 def load(path: Path) -> tuple[ModelConfig, TrainingConfig, NDArray[np.uint8]]:
     """The configurations and the canonical bytes (not yet known to be canonical). Raises SnapshotError."""
     with _open(path) as file:
