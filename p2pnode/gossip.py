@@ -350,24 +350,21 @@ class Gossip:
         return True
 
     async def fetch_model(self, root: bytes, like: Replica, holders: Sequence[bytes]) -> Replica | None:
-        """The model of a certified root; an attempt that ends early, with the process too, leaves what it got for the next.
-
-        Raises OSError.
-        """
+        """The model of a certified root; an attempt that ends early, with the process too, leaves what it got for the next."""
         blob = self._blobs.arriving(root, like.byte_length)
-        await in_thread(blob.open)
         try:
+            await in_thread(blob.open)
             if not await self.fetch_file(blob, holders):
                 return None
-            try:
-                replica = await in_thread(Replica.from_file, like.config, like.training, blob.path)
-                is_whole = await in_thread(self._blobs.model_root, replica) == root
-            except SnapshotError:
-                is_whole = False
-            await in_thread(blob.remove)  # it is in memory now, or of no use
-            return replica if is_whole else None
+            replica = await in_thread(Replica.from_file, like.config, like.training, blob.path)
+            is_right = await in_thread(self._blobs.model_root, replica) == root
+        except (OSError, SnapshotError) as problem:  # a full disk, most likely: half a model is in the way
+            self._log.error("model not taken", root=root.hex()[:16], reason=str(problem))
+            replica, is_right = None, False
         finally:
             blob.close()
+        await in_thread(blob.remove)
+        return replica if is_right else None
 
     async def fetch_certified_model(self, root: bytes, own: Replica) -> tuple[Replica, str]:
         """The model of a certified root, and the name of the first tensor in which ours differs: only the leaves that differ travel."""

@@ -16,6 +16,7 @@ from model.data import Corpus
 from model.trainer import Trainer
 from p2pnode.blobs import Blobs, Served
 from p2pnode.catchup import CatchUp, Position
+from p2pnode.checkpoint import Checkpoint
 from p2pnode.delays import Delays
 from p2pnode.driver import Driver
 from p2pnode.genesis import Genesis
@@ -192,6 +193,7 @@ class Peer:
         self.heard: list[consensus.Message] = []
         self.events: list[consensus.Event] = []
         self.failures: dict[transport.Address, str] = {}
+        self.checkpoint: Checkpoint | None = None
 
     @property
     def key(self) -> transport.PublicKey:
@@ -203,7 +205,12 @@ class Peer:
 
     def catch_up(self) -> tuple[CatchUp, Position]:
         catchup = CatchUp(
-            genesis=self.chain.genesis, store=self.store, blobs=self.blobs, gossip=self.gossip, log=self.log
+            genesis=self.chain.genesis,
+            store=self.store,
+            blobs=self.blobs,
+            gossip=self.gossip,
+            log=self.log,
+            checkpoint=self.checkpoint,
         )
         return catchup, catchup.load(self.chain.replicas[0])
 
