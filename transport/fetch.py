@@ -137,9 +137,10 @@ class Fetch:
             nursery.start_soon(self._draw, source)
 
     def _fresh(self) -> list[Holder]:
-        """Holders that may be asked and are not."""
+        """Holders that may be asked and are not, each once, however often it was named."""
         left = [self._failed, self._slow, self._active]
-        return [holder for holder in self._holders() if not any(holder.key in those for those in left)]
+        each = {holder.key: holder for holder in self._holders()}
+        return [holder for holder in each.values() if not any(holder.key in those for those in left)]
 
     def _set_aside_the_slow(self) -> None:
         """Whoever delivers less than the least rate makes room for one that was not tried yet."""
