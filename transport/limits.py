@@ -69,6 +69,7 @@ FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catche
 
 # --- Requests -------------------------------------------------------------------------------------------------------
 REQUESTS_SERVED_MAX: Final = 32  # handlers running for one peer; more are refused as busy
+ANSWERS_AT_ONCE: Final = 4  # in memory for one peer until it has read them: 4 x 2 MiB of blocks
 REQUESTS_SENT_MAX: Final = 16  # of ours, waiting for one peer's answer; further callers wait
 
 # --- Envelopes ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from transport.errors import LocalFault, Malformed, RequestFailed, RequestRefuse
 from transport.framing import Kind, encode_frame
 from transport.identity import PublicKey
 from transport.limits import (
+    ANSWERS_AT_ONCE,
     REQUEST_BYTES_MAX,
     REQUESTS_SENT_MAX,
     REQUESTS_SERVED_MAX,
@@ -59,6 +60,7 @@ class Requests:
         self._next_id = 0
         self._slots = trio.Semaphore(REQUESTS_SENT_MAX)
         self._serving = 0
+        self._answering = trio.Semaphore(ANSWERS_AT_ONCE)
         self._closed: str | None = None
 
     async def call(self, method: int, body: bytes, *, timeout_seconds: float, response_bytes_max: int) -> bytes:
@@ -126,16 +128,18 @@ class Requests:
                 question.done.set()
 
     async def _serve(self, number: int, method: int, body: bytes) -> None:
+        """A peer that does not read what it asks for waits for itself: its further answers are not even made."""
         try:
-            answer = await self._answer(method, body)
-            if isinstance(answer, RequestRefused):
-                text = answer.reason.encode()[:_REASON_BYTES_MAX]
-                await self._outbox.push_bulk(_response(number, _REFUSED, text))
-                return
-            for start in range(0, max(len(answer), 1), RESPONSE_PART_BYTES_MAX):
-                end = start + RESPONSE_PART_BYTES_MAX
-                status = _LAST if end >= len(answer) else _MORE
-                await self._outbox.push_bulk(_response(number, status, answer[start:end]))
+            async with self._answering:
+                answer = await self._answer(method, body)
+                if isinstance(answer, RequestRefused):
+                    text = answer.reason.encode()[:_REASON_BYTES_MAX]
+                    await self._outbox.push_bulk(_response(number, _REFUSED, text))
+                    return
+                for start in range(0, max(len(answer), 1), RESPONSE_PART_BYTES_MAX):
+                    end = start + RESPONSE_PART_BYTES_MAX
+                    status = _LAST if end >= len(answer) else _MORE
+                    await self._outbox.push_bulk(_response(number, status, answer[start:end]))
         finally:
             self._serving -= 1
 

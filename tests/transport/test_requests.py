@@ -92,7 +92,11 @@ async def test_no_answer_within_the_time(autojump_clock: trio.testing.MockClock)
 
 
 async def test_only_so_many_are_outstanding_and_the_next_waits(autojump_clock: trio.testing.MockClock) -> None:
-    async with ends() as both, trio.open_nursery() as nursery:
+    async def slow(key: PublicKey, method: int, body: bytes) -> bytes:
+        await trio.sleep(6.0 if method == 4 else 0.0)
+        return body
+
+    async with ends(slow) as both, trio.open_nursery() as nursery:
 
         async def hang() -> None:
             with pytest.raises(RequestFailed):
@@ -101,8 +105,27 @@ async def test_only_so_many_are_outstanding_and_the_next_waits(autojump_clock: t
         for _ in range(limits.REQUESTS_SENT_MAX):
             nursery.start_soon(hang)
         await trio.testing.wait_all_tasks_blocked()
-        assert await both.ask(1, seconds=20.0) == b"x"
-        assert trio.current_time() == pytest.approx(5.0)
+        assert await both.ask(1, seconds=60.0) == b"x"
+        rounds = limits.REQUESTS_SENT_MAX / limits.ANSWERS_AT_ONCE
+        assert trio.current_time() == pytest.approx(6.0 * rounds), "who asks much waits for itself"
+
+
+async def test_who_does_not_read_has_few_answers_made() -> None:
+    """Else each request that is never read would hold a page of blocks in memory."""
+    made = 0
+
+    async def long(key: PublicKey, method: int, body: bytes) -> bytes:
+        nonlocal made
+        made += 1
+        return bytes(2 * limits.BULK_BYTES_MAX)
+
+    async with trio.open_nursery() as nursery:
+        answerer = Requests(KEY, name="peer", outbox=Outbox(), handler=long, log=RecordingLog(Signal()))
+        for number in range(limits.REQUESTS_SERVED_MAX):
+            answerer.on_request(number.to_bytes(4, "big") + b"\0\1", nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made == limits.ANSWERS_AT_ONCE
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_peer_that_asks_too_much_is_told_busy(autojump_clock: trio.testing.MockClock) -> None:
