@@ -2,6 +2,7 @@
 
     round [--nodes N...] [--rounds N] [--hivemind PYTHON]   a million values each, exchanged and agreed on without training
     round --empty                                           the smallest model: what agreement alone costs
+    consensus                                               agreement alone, on loopback and simulated far apart
     lag                                                     how late the event loop runs beside training
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
@@ -20,7 +21,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import figures
+from p2pnode.bench import agreement, figures
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -40,7 +41,10 @@ Json = dict[str, Any]
 def main() -> int:
     given = _parse()
     try:
-        results = trio.run(_round if given.command == "round" else _lag, given)
+        task = {"round": _round, "consensus": _consensus, "lag": _lag}[given.command]
+        results = trio.run(task, given)
+        if given.command == "consensus":
+            results.append(_far_apart(given))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except (UserError, BaseExceptionGroup) as problem:
@@ -65,8 +69,9 @@ def _parse() -> argparse.Namespace:
         "--hivemind", type=Path, metavar="PYTHON", help="interpreter of an environment with hivemind 1.1.12"
     )
     one.add_argument("--empty", action="store_true", help="the smallest model on four nodes, agreement alone")
+    votes = commands.add_parser("consensus", help="agreement alone, on loopback and simulated far apart")
     lag = commands.add_parser("lag", help="how late the event loop runs beside training")
-    for command in (one, lag):
+    for command in (one, votes, lag):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -76,7 +81,7 @@ def _parse() -> argparse.Namespace:
 
 async def _round(given: argparse.Namespace) -> list[Json]:
     if given.empty:
-        return [await _empty(given)]
+        return [await _empty(given, given.rounds or EMPTY_HEIGHTS)]
     if given.hivemind is None or not given.hivemind.exists():
         _say("hivemind: not measured (give --hivemind the interpreter of an environment that has it)")
         given.hivemind = None
@@ -115,10 +120,10 @@ async def _million(given: argparse.Namespace, nodes: int) -> Json:
     return _shown(given, result, round_text)
 
 
-async def _empty(given: argparse.Namespace) -> Json:
+async def _empty(given: argparse.Namespace, heights: int) -> Json:
     _say("4 nodes, smallest model: starting")
     async with open_network(Plan(nodes=4, size=SMALLEST)) as network:
-        turn = await network.decide(given.rounds or EMPTY_HEIGHTS)
+        turn = await network.decide(heights)
     result = {
         "benchmark": "empty",
         "nodes": 4,
@@ -126,6 +131,17 @@ async def _empty(given: argparse.Namespace) -> Json:
         **figures.round_figures([turn], nodes=4),
     }
     return _shown(given, result, round_text)
+
+
+# --- consensus -----------------------------------------------------------------------------------------------------------------
+
+
+async def _consensus(given: argparse.Namespace) -> list[Json]:
+    return [await _empty(given, EMPTY_HEIGHTS)]
+
+
+def _far_apart(given: argparse.Namespace) -> Json:
+    return _shown(given, {"benchmark": "far apart", **agreement.far_apart(_say)}, agreement.text)
 
 
 # --- lag -----------------------------------------------------------------------------------------------------------------------
