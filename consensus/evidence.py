@@ -9,7 +9,7 @@ Never evidence: a wrong model root or a bad payload (a faulty processor or disk 
 one view.  # rule E5
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -54,6 +54,7 @@ class Evidence:
 
     author: PublicKey
     signed: tuple[Signed, ...]
+    kind: EvidenceKind = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         statements = [statement for statement, _ in self.signed]
@@ -63,11 +64,7 @@ class Evidence:
             raise Malformed("evidence with a statement of no known width")
         if len(statements) == 2 and statements[0] >= statements[1]:
             raise Malformed("evidence out of order, or of one statement twice")
-        _kind_of(statements)
-
-    @property
-    def kind(self) -> EvidenceKind:
-        return _kind_of([statement for statement, _ in self.signed])
+        object.__setattr__(self, "kind", _kind_of(statements))
 
     @property
     def height(self) -> int:

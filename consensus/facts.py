@@ -18,13 +18,15 @@ from consensus.certificate import (
 )
 from consensus.chain import ChainState, check_block
 from consensus.encoding import Kind
-from consensus.evidence import Signed, is_amnesia
+from consensus.evidence import EvidenceKind, Signed, is_amnesia
 from consensus.identifiers import NIL, Digest, PublicKey, Signature
 from consensus.limits import BLOCKS_PER_HEIGHT_MAX, VIEWS_AHEAD_MAX, VIEWS_KEPT_MAX
 from consensus.messages import Commit, Prepare, Proposal, ViewStatus
 from consensus.tally import Poll, Value
 from consensus.verified import VerifiedSignatures
 from consensus.votes import NO_VIEW, commit_statement, prepare_statement
+
+_DOUBLE = {Kind.PREPARE: EvidenceKind.DOUBLE_PREPARE, Kind.COMMIT: EvidenceKind.DOUBLE_COMMIT}
 
 
 class Observer(Protocol):
@@ -68,6 +70,7 @@ class Facts:
         self._blocks: dict[Digest, Block] = {}
         self._unfit: dict[Digest, str] = {}
         self._accepted: set[tuple[int, int, Digest, int]] = set()
+        self._suspected: set[tuple[PublicKey, EvidenceKind]] = set()
 
     # -- what is known --
 
@@ -83,6 +86,8 @@ class Facts:
 
     def missing(self) -> list[CommitCertificate | PrepareCertificate]:
         """Certificates whose block is not held; their signers hold it."""
+        if self.decision is None and self.prepared is None:
+            return []
         named = [certificate for certificate in (self.decision, self.prepared) if certificate is not None]
         return [c for c in named if c.block_hash not in self._blocks and c.block_hash not in self._unfit]
 
@@ -102,7 +107,8 @@ class Facts:
     def add_proposal(self, proposal: Proposal) -> None:
         """Keep a proposal of the right proposer whose justification holds; else as if it never came.  # rule P3"""
         if proposal.author != self.committee.proposer(self.height, proposal.view):
-            self._observer.suspect(proposal.author, self._signed(proposal))  # rule E6
+            if self._suspects(proposal.author, EvidenceKind.WRONG_PROPOSER):
+                self._observer.suspect(proposal.author, self._signed(proposal))  # rule E6
             self._observer.refuse(proposal.author, "a proposal out of turn")
             return
         if not self._within(proposal.view):
@@ -115,7 +121,7 @@ class Facts:
             if problem is not None:
                 self._observer.refuse(proposal.author, f"a proposal whose justification fails: {problem}")
                 return
-        if known:
+        if known and self._suspects(proposal.author, EvidenceKind.DOUBLE_PROPOSAL):
             self._observer.suspect(proposal.author, self._signed(known[0]), self._signed(proposal))  # rule E1
         if len(known) < 2:
             known.append(proposal)
@@ -236,7 +242,7 @@ class Facts:
         if poll.has(author, value):
             return  # the same vote again counts once
         first = poll.add(author, value, signature, certified=certified)
-        if first is not None:
+        if first is not None and self._suspects(author, _DOUBLE[kind]):
             one, other = (self._statement(kind, view, v) for v in (first[0], value))
             self._observer.suspect(author, (one, first[1]), (other, signature))  # rule E1
         if value[0] != NIL and len(self._views) > 1:
@@ -252,7 +258,8 @@ class Facts:
                 continue
             for other, other_signature in (facts.prepares if later else facts.commits).of(author):
                 commit, prepare = ((view, value), (at, other)) if later else ((at, other), (view, value))
-                if is_amnesia((commit[0], commit[1][0]), (prepare[0], *prepare[1])):
+                forgot = is_amnesia((commit[0], commit[1][0]), (prepare[0], *prepare[1]))
+                if forgot and self._suspects(author, EvidenceKind.AMNESIA):
                     first = (self._statement(Kind.COMMIT, *commit), signature if later else other_signature)
                     second = (self._statement(Kind.PREPARE, *prepare), other_signature if later else signature)
                     self._observer.suspect(author, first, second)
@@ -271,6 +278,12 @@ class Facts:
         if kind == Kind.PREPARE:
             return prepare_statement(self.state.chain_id, self.height, view, value[0], value[1])
         return commit_statement(self.state.chain_id, self.height, view, value[0])
+
+    def _suspects(self, author: PublicKey, kind: EvidenceKind) -> bool:
+        """The first reason at this height to say so; one proof per author and kind says all.  # rule E3"""
+        known = len(self._suspected)
+        self._suspected.add((author, kind))
+        return len(self._suspected) > known
 
     def _signed(self, proposal: Proposal) -> Signed:
         return proposal.statement(self.state.chain_id), proposal.signature

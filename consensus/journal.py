@@ -5,7 +5,6 @@ remember was put into the log. An observer's journal signs nothing and remembers
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from consensus.block import Block
 from consensus.certificate import PrepareCertificate, ViewCertificate
@@ -69,7 +68,7 @@ class Journal:
         if any(slot <= signed for signed in self._votes):
             raise LocalFault(f"asked to sign {unsigned.kind.name} of view {unsigned.view} after {max(self._votes)}")
         statement = unsigned.statement(self._chain_id)
-        vote = replace(unsigned, signature=self._sign(statement))
+        vote = unsigned.signed(self._sign(statement))
         self._signed.add(statement)
         self._votes[slot] = vote
         if vote.kind == Kind.PROPOSAL:
@@ -82,7 +81,7 @@ class Journal:
         """A status obliges to nothing, so it is neither logged nor unique.  # rule W2"""
         if self.me is None:
             return None
-        status = replace(unsigned, signature=self._sign(unsigned.statement(self._chain_id)))
+        status = unsigned.signed(self._sign(unsigned.statement(self._chain_id)))
         self._emit(Broadcast(status))
         return status
 

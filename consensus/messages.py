@@ -49,6 +49,9 @@ class Proposal:
     def valid_view(self) -> int:
         return NO_VIEW if self.certificate is None else self.certificate.view
 
+    def signed(self, signature: Signature) -> "Proposal":
+        return Proposal(self.author, self.height, self.view, self.block, self.certificate, signature)
+
     def statement(self, chain_id: Digest) -> bytes:
         return proposal_statement(chain_id, self.height, self.view, self.block_hash, self.valid_view)
 
@@ -67,6 +70,9 @@ class ViewStatus:
     prepared: PrepareCertificate | None
     view_certificate: ViewCertificate | None
     signature: Signature
+
+    def signed(self, signature: Signature) -> "ViewStatus":
+        return ViewStatus(self.author, self.height, self.view, self.prepared, self.view_certificate, signature)
 
     def statement(self, chain_id: Digest) -> bytes:
         return view_status_statement(chain_id, self.height, self.view, self.prepared)

@@ -44,9 +44,12 @@ class OwnKey:
 
     def message_elsewhere(self, message: Message, statement: bytes) -> str | None:
         """What shows that our key is elsewhere: a vote in our name, or a certificate inside. Statuses are in no log."""
-        vote = isinstance(message, Proposal | Prepare | Commit)
-        if vote and message.author == self._me and not self._is_ours(message.height, statement):
+        if message.author == self._me and isinstance(message, Proposal | Prepare | Commit):
+            if self._is_ours(message.height, statement):
+                return None
             return f"{message.kind.name} {message.height}/{message.view} has our signature and is not ours"
+        if not isinstance(message, Proposal | ViewStatus):
+            return None
         shown = (self.certificate_elsewhere(certificate) for certificate in _certificates_in(message))
         return next((problem for problem in shown if problem is not None), None)
 
@@ -63,9 +66,11 @@ class OwnKey:
         return height < self._height_min or statement in self._signed.get(height, ())
 
 
-def _certificates_in(message: Message) -> Iterator[Certificate]:
+def _certificates_in(message: Proposal | ViewStatus) -> Iterator[Certificate]:
+    shown: tuple[Certificate | None, ...]
     match message:
-        case Proposal(certificate=justification) if justification is not None:
-            yield justification
+        case Proposal():
+            shown = (message.certificate,)
         case ViewStatus():
-            yield from (shown for shown in (message.prepared, message.view_certificate) if shown is not None)
+            shown = (message.prepared, message.view_certificate)
+    yield from (certificate for certificate in shown if certificate is not None)

@@ -66,6 +66,9 @@ class Prepare(NoAttachment):
     valid_view: int
     signature: Signature
 
+    def signed(self, signature: Signature) -> "Prepare":
+        return Prepare(self.author, self.height, self.view, self.block_hash, self.valid_view, signature)
+
     def statement(self, chain_id: Digest) -> bytes:
         return prepare_statement(chain_id, self.height, self.view, self.block_hash, self.valid_view)
 
@@ -80,6 +83,9 @@ class Commit(NoAttachment):
     view: int
     block_hash: Digest
     signature: Signature
+
+    def signed(self, signature: Signature) -> "Commit":
+        return Commit(self.author, self.height, self.view, self.block_hash, signature)
 
     def statement(self, chain_id: Digest) -> bytes:
         return commit_statement(chain_id, self.height, self.view, self.block_hash)
