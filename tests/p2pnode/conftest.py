@@ -22,6 +22,7 @@ from p2pnode.client import Client
 from p2pnode.control import serve_control
 from p2pnode.errors import UserError
 from p2pnode.home import Home
+from tests.p2pnode.machines import Machine
 
 NODE = "3f2a9c1b" + "0" * 32
 ROOT = "5ab3c1d2e4f6" + "0" * 52
@@ -244,3 +245,21 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def _home_words(home: Home | None) -> list[str]:
     return ["--home", str(home)] if home else []
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
+    made: list[Machine] = []
+
+    def make(name: str) -> Machine:
+        made.append(Machine(tmp_path, name))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        if machine.process is not None and machine.process.poll() is None:
+            machine.process.kill()
+            machine.process.wait()
+    for machine in made:
+        if machine.output.exists():
+            assert "Traceback" not in machine.output.read_text()
