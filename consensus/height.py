@@ -258,7 +258,8 @@ class Height:
 
     def _rule_nothing(self, current: ViewFacts) -> bool:
         """A quorum prepared NIL: COMMIT NIL and keep the lock. A quorum of anything: do not wait for ever.  # rule L2, L3 (L44, L34)"""
-        if (NIL, NO_VIEW) in current.prepares.won:
+        is_lost = current.prepares.quorum_of_anything and current.prepares.is_lost(len(self.facts.committee))
+        if (NIL, NO_VIEW) in current.prepares.won or is_lost:  # rule L5
             self._commit(NIL)
             return True
         if current.prepares.quorum_of_anything and self._once("prepare timer"):
@@ -267,12 +268,16 @@ class Height:
 
     def _rule_view_ends(self, current: ViewFacts) -> bool:
         """A quorum sent COMMITs without a decision: tell everybody, and leave soon.  # rule W1 (L47)"""
-        if not current.commits.quorum_of_anything or not self._once("commit timer"):
+        if not current.commits.quorum_of_anything:
             return False
-        certificate = ViewCertificate(self.height, self.view, current.commits.firsts())
-        self.facts.add_certificate(certificate)
-        self._emit(BroadcastCertificate(certificate))
-        self._arm(TimerKind.COMMIT)
+        if self._once("commit timer"):
+            certificate = ViewCertificate(self.height, self.view, current.commits.firsts())
+            self.facts.add_certificate(certificate)
+            self._emit(BroadcastCertificate(certificate))
+            self._arm(TimerKind.COMMIT)
+        if current.commits.is_lost(len(self.facts.committee)):
+            self._enter(self.view + 1)  # rule W5
+            return True
         return False
 
     # -- parts of rules --

@@ -8,7 +8,7 @@ never assemble a quorum that others saw. Not here: signatures, membership, what 
 """
 
 from consensus.certificate import Signers
-from consensus.identifiers import Digest, PublicKey, Signature
+from consensus.identifiers import NIL, Digest, PublicKey, Signature
 
 Value = tuple[Digest, int]
 """(block hash or NIL, valid view); the valid view of a COMMIT is NO_VIEW."""
@@ -51,6 +51,12 @@ class Poll:
     def won(self) -> list[Value]:
         """Values with a quorum, in the order in which they got there; more than one only if more than f are faulty."""
         return self._won
+
+    def is_lost(self, members: int) -> bool:
+        """Whether no block can gain a quorum any more, whatever is on its way: from who is silent, or a second vote of the faulty."""
+        most = max((len(votes) for (block_hash, _), votes in self._votes.items() if block_hash != NIL), default=0)
+        silent, faulty = members - len(self._first), members - self._quorum
+        return most + silent + faulty < self._quorum
 
     def signers(self, value: Value) -> Signers:
         return tuple(sorted(self._votes[value].items()))

@@ -127,8 +127,11 @@ class Bench:
         signers = tuple((key(i), self.signatures.signer(key(i))(statement)) for i in authors)
         return CommitCertificate(block.height, view, block.hash, signers)
 
-    def view_ends(self, view: int, authors: Iterable[int], height: int = 1) -> ViewCertificate:
-        votes = [self.commit(i, view, None, height) for i in authors]
+    def view_ends(
+        self, view: int, authors: Iterable[int], height: int = 1, votes: Iterable[Commit] = ()
+    ) -> ViewCertificate:
+        """Of NIL votes, or of those given."""
+        votes = [*votes] or [self.commit(i, view, None, height) for i in authors]
         return ViewCertificate(height, view, tuple((v.author, v.block_hash, v.signature) for v in votes))
 
     def show(self, certificate: PrepareCertificate | CommitCertificate | ViewCertificate) -> list[Effect]:

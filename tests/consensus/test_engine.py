@@ -250,8 +250,7 @@ class TestReproposals:
         bench.begin()
         block = bench.block(1, 1)
         bench.accept(bench.proposal(1, 0, block), *[bench.prepare(i, 0, block) for i in (0, 1, 3)])
-        bench.step(*[bench.commit(i, 0, None) for i in (0, 1, 3)])
-        (offer,) = said(Proposal, bench.step(fire("commit", 0)))
+        (offer,) = said(Proposal, bench.step(*[bench.commit(i, 0, None) for i in (0, 1, 3)]))
         assert (offer.block, offer.valid_view) == (block, 0)
 
     def test_the_proposer_waits_for_the_block_that_it_must_offer(self) -> None:
@@ -285,10 +284,24 @@ class TestReproposals:
 
 class TestViews:
     def test_a_view_certificate_of_a_later_view_takes_us_there_and_no_further(self, bench: Bench) -> None:
-        effects = bench.show(bench.view_ends(5, (1, 2, 3)))
+        blocks = [bench.block(i, 1) for i in (1, 2)]
+        votes = [bench.commit(i, 5, blocks[i - 1] if i < 3 else None) for i in (1, 2, 3)]
+        effects = bench.show(bench.view_ends(5, (1, 2, 3), votes=votes))
         assert bench.engine.view == 5
         assert [v.view for v in said(ViewStatus, effects)] == [5]
         assert TimerKind.COMMIT in [e.timer.kind for e in of(SetTimer, effects)]
+
+    def test_no_timer_is_waited_for_where_no_block_can_win(self, bench: Bench) -> None:
+        """PREPARE(NIL) by two and a block by two: with one liar's second vote it may yet win. By three: it cannot."""
+        block = bench.block(1, 1)
+        bench.accept(bench.proposal(1, 0, block))
+        effects = bench.step(bench.prepare(1, 0, block), bench.prepare(2, 0, None), bench.prepare(3, 0, None))
+        assert not said(Commit, effects)
+        assert TimerKind.PREPARE in [e.timer.kind for e in of(SetTimer, effects)]
+        bench.step(bench.commit(1, 0, block), bench.commit(2, 0, None), bench.commit(3, 0, None))
+        assert bench.engine.view == 0
+        bench.step(fire("prepare", 0))
+        assert bench.engine.view == 1
 
     def test_f_plus_1_votes_of_a_later_view_do_not_move_us(self, bench: Bench) -> None:
         bench.step(bench.prepare(1, 9, None), bench.prepare(2, 9, None))
@@ -302,8 +315,7 @@ class TestViews:
     def test_a_vote_for_the_next_view_is_kept(self, bench: Bench) -> None:
         block = bench.block(2, 2)
         bench.accept(bench.proposal(2, 1, block), *[bench.prepare(i, 1, block) for i in (1, 2, 3)])
-        effects = bench.step(*[bench.commit(i, 0, None) for i in (1, 2, 3)])
-        effects = bench.accept(fire("commit", 0))
+        effects = bench.accept(*[bench.commit(i, 0, None) for i in (1, 2, 3)])
         assert [v.block_hash for v in said(Commit, effects)] == [block.hash]
 
     def test_a_flood_of_views_is_not_kept(self, bench: Bench) -> None:
@@ -316,8 +328,7 @@ class TestViews:
 
     def test_the_status_shows_what_is_prepared(self, bench: Bench) -> None:
         block = locked(bench)
-        bench.step(*[bench.commit(i, 0, None) for i in (1, 2, 3)])
-        (status,) = said(ViewStatus, bench.step(fire("commit", 0)))
+        (status,) = said(ViewStatus, bench.step(*[bench.commit(i, 0, None) for i in (1, 2, 3)]))
         assert status.prepared is not None and status.prepared.block_hash == block.hash
         assert status.view_certificate is not None and status.view_certificate.view == 0
 
