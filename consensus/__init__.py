@@ -13,7 +13,8 @@ What a driver owes the engine:
     voting: crash, never retry and go on.
  4. Keep every record of undecided heights and hand them back at start, in order. Records of decided heights may be pruned.
     If the log is lost while the key lives on, start with `me=None` until two heights beyond the highest seen are decided.
- 5. One engine per key, ever. Refuse to start when a peer shows statements of our key that our log does not hold.
+ 5. One engine per key, ever. `KeyElsewhere` says that there is another: this one signs nothing any more, and neither may the
+    driver (contributions, requests). Contributions in our name that we did not announce are the driver's to notice.
  6. Verify the signature of every message before `MessageReceived`, with the same Ed25519 library everywhere; decode with
     `decode_message`. Certificates, blocks and evidence are verified by the engine through `verify`, which must not raise.
  7. `Broadcast` and `BroadcastCertificate` go to every peer, members first, best effort; the engine repeats what matters. Do
@@ -31,9 +32,12 @@ What a driver owes the engine:
 13. `Behind`: fetch blocks and certificates in order, check each with `check_certificate` and `check_block`, apply them, and step
     `Synced(state)`. The height in it is a claim and gates nothing. Synced may come unasked at any time.
 14. `ReportEvidence`: store it, show it, pass it to peers as EvidenceReceived; after a restart step what no block holds yet.
+    `Forked`: tell people. The evidence comes by itself.
 15. Pass every CONTRIBUTION on as MessageReceived: the engine only watches for two of one slot. Our own are logged by the
     driver before they leave, and after a crash the logged one is sent or none.
 16. Measure, and step `DelaysMeasured` now and then; without it the defaults of limits.py hold.
+17. `ReportRequest`: pass the request on, and see that a height starts for it in time (`pending_requests`). Our own is stepped as
+    MessageReceived and said again, with the height that is then the next, until a block holds it.
 
 `LocalFault` out of `step` is a bug or a broken duty: stop voting. Nothing a peer sends raises.
 """
