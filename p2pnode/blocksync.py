@@ -15,6 +15,7 @@ import trio
 
 import consensus
 import transport
+from consensus.verified import VerifiedSignatures
 from p2pnode.checkpoint import Checkpoint, WrongHistory
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Block, Gossip
@@ -158,6 +159,9 @@ class BlockSync:
         self._log = log
         self._doubted_until: dict[bytes, float] = {}
         self._strayed: set[bytes] = set()  # peers with another history than the checkpoint's
+        self._verify_once = VerifiedSignatures(
+            transport.verify
+        )  # most stand in two places: beside their block and in the next
         self._changed = trio.Event()
 
     @property
@@ -247,7 +251,7 @@ class BlockSync:
         """Take in what is right, durably, up to the first thing that is not."""
         before, problem, stray = state.height, None, None
         for block, certificate in blocks:
-            problem = decision_problem(block, certificate, state)
+            problem = decision_problem(block, certificate, state, verify=self._verify_once)
             if problem is not None:
                 problem = f"block {state.height + 1}: {problem}"
                 break
@@ -348,16 +352,20 @@ class _Pass:
 
 
 def decision_problem(
-    block: consensus.Block, certificate: consensus.CommitCertificate, state: consensus.ChainState
+    block: consensus.Block,
+    certificate: consensus.CommitCertificate,
+    state: consensus.ChainState,
+    *,
+    verify: consensus.Verify = transport.verify,
 ) -> str | None:
     """Why this block and certificate do not extend the chain at ``state``, or ``None``. Every signature is verified."""
     if certificate.height != block.height or certificate.block_hash != block.hash:
         return "its certificate is for another block"
-    problem = consensus.check_block(block, state, transport.verify)
+    problem = consensus.check_block(block, state, verify)
     if problem is not None:
         return problem
     committee = state.membership.current
-    return consensus.check_certificate(certificate, committee, chain_id=state.chain_id, verify=transport.verify)
+    return consensus.check_certificate(certificate, committee, chain_id=state.chain_id, verify=verify)
 
 
 _HINT_PEERS = (

@@ -9,6 +9,7 @@ import pytest
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
 from p2pnode.bench.show import lag_text, round_text
+from p2pnode.bench.sync import text as sync_text
 from p2pnode.timings import PARTS
 
 SECONDS_MAX = 120.0
@@ -77,3 +78,14 @@ def test_turns_are_compared_in_pairs():
 def test_lag_is_told_in_milliseconds():
     text = lag_text({"nodes": 2, "loop_lag_seconds_p99": [0.0071, 0.02], "loop_lag_seconds_max": [0.01, 0.03]})
     assert text.endswith("late by 7.1, 20.0 ms (p99), 10.0, 30.0 ms (max)")
+
+
+def test_a_joiners_figures_are_told_in_pairs():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "sync", "--model", "2", "--blocks", "70", "--turns", "1"]
+    process = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert process.returncode == 0, process.stderr
+    (result,) = json.loads(process.stdout)
+    assert result["blocks"] == 70 and result["model_bytes"] > 2 << 20 and len(result["ratios"]) == 1
+    for figure in ("plain_mb_per_second", "snapshot_mb_per_second", "chain_mb_per_second", "blocks_per_second"):
+        assert result[figure][0] > 0
+    assert f"median {result['ratio']:.2f}" in sync_text(result)

@@ -3,6 +3,7 @@
     round [--nodes N...] [--rounds N] [--hivemind PYTHON]   a million values each, exchanged and agreed on without training
     round --empty                                           the smallest model: what agreement alone costs
     consensus                                               agreement alone, on loopback and simulated far apart
+    sync                                                    what a joiner gets, against a plain TLS stream
     lag                                                     how late the event loop runs beside training
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
@@ -21,7 +22,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures
+from p2pnode.bench import agreement, figures, sync
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -41,7 +42,7 @@ Json = dict[str, Any]
 def main() -> int:
     given = _parse()
     try:
-        task = {"round": _round, "consensus": _consensus, "lag": _lag}[given.command]
+        task = {"round": _round, "consensus": _consensus, "lag": _lag, "sync": _sync}[given.command]
         results = trio.run(task, given)
         if given.command == "consensus":
             results.append(_far_apart(given))
@@ -71,7 +72,11 @@ def _parse() -> argparse.Namespace:
     one.add_argument("--empty", action="store_true", help="the smallest model on four nodes, agreement alone")
     votes = commands.add_parser("consensus", help="agreement alone, on loopback and simulated far apart")
     lag = commands.add_parser("lag", help="how late the event loop runs beside training")
-    for command in (one, votes, lag):
+    joining = commands.add_parser("sync", help="what a joiner gets, against a plain TLS stream")
+    joining.add_argument("--model", type=int, default=sync.MODEL_MEBIBYTES, metavar="MIB", help="size of the model")
+    joining.add_argument("--blocks", type=int, default=sync.BLOCKS, metavar="N", help="length of the chain")
+    joining.add_argument("--turns", type=int, default=sync.TURNS, metavar="N", help="pairs whose ratio counts")
+    for command in (one, votes, lag, joining):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -159,6 +164,14 @@ async def _lag(given: argparse.Namespace) -> list[Json]:
         result = {"benchmark": "lag", "nodes": nodes, "loop_lag_seconds_p99": p99, "loop_lag_seconds_max": worst}
         results.append(_shown(given, result, lag_text))
     return results
+
+
+# --- sync ----------------------------------------------------------------------------------------------------------------------
+
+
+async def _sync(given: argparse.Namespace) -> list[Json]:
+    result = await sync.measure(mebibytes=given.model, blocks=given.blocks, turns=given.turns, say=_say)
+    return [_shown(given, result, sync.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------
