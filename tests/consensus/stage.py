@@ -34,6 +34,7 @@ from consensus import (
     Forked,
     HeightWanted,
     KeyElsewhere,
+    Leave,
     MessageReceived,
     Persist,
     Prepare,
@@ -175,6 +176,13 @@ class Stage:
             self.mail.append((i, target, signed))
             self.lines.append(f"n{i} -> n{target} {self._name(signed)}")
 
+    def do_leave(self, who: str) -> None:
+        """leave n3: its operator asks it to."""
+        i = int(who[1:])
+        unsigned = Leave(key(i), self.actors[i].state.height + 1, b"")
+        signature = self.signatures.signer(key(i))(unsigned.statement(CHAIN_ID))
+        self._step(i, MessageReceived(replace(unsigned, signature=signature)))
+
     def do_contribute(self, *who: str) -> None:
         """contribute n0 n1: who contributes from now on."""
         self.contributors = self._indices(who)
@@ -273,7 +281,7 @@ class Stage:
                 self._note(i, f"has {self._name(evidence)}")
                 self._post(i, evidence)
             case ReportRequest(request):
-                self._note(i, f"passes on {request.kind.name} of n{self._index(request.author)}")
+                self._note(i, f"passes on {self._name(request)}")
                 self._post(i, request)
             case KeyElsewhere(reason):
                 self._note(i, f"falls silent: {reason}")
@@ -351,7 +359,8 @@ class Stage:
         self.lines.append(f"committee of {len(committee)}, quorum {committee.quorum()}, n{first} proposes 1/0")
 
     def _evidence_in(self, block: Block) -> str:
-        return "".join(f", with proof of {e.kind} by n{self._index(e.author)}" for e in block.evidence)
+        proven = "".join(f", with proof of {e.kind} by n{self._index(e.author)}" for e in block.evidence)
+        return proven + "".join(f", with {self._name(request)}" for request in block.requests)
 
     def _record(self, record: Record) -> str:
         content = content_of(record, chain_id=CHAIN_ID)
@@ -371,6 +380,8 @@ class Stage:
                 shown = thing.prepared
                 what = "nothing" if shown is None else f"{self.letters[shown.block_hash]} in view {shown.view}"
                 return f"STATUS {thing.height}/{thing.view} prepared {what}"
+            case Leave():
+                return f"LEAVE of n{self._index(thing.author)}"
             case Evidence():
                 return f"PROOF of {thing.kind} by n{self._index(thing.author)} in {thing.height}/{thing.view}"
             case PrepareCertificate():

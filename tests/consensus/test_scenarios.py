@@ -41,4 +41,4 @@ def test_scenario(path: Path) -> None:
 
 
 def test_there_are_scenarios() -> None:
-    assert len(SCENARIOS) >= 7
+    assert len(SCENARIOS) >= 10
