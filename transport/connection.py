@@ -193,13 +193,14 @@ class Connection:
         while True:
             now = trio.current_time()
             waiting_since = now if self._waiting_since is None else self._waiting_since
-            if now - waiting_since >= limits.DEAD_SECONDS:
+            dead_at = waiting_since + limits.DEAD_SECONDS  # the sum itself is slept for and compared: a difference rounds otherwise
+            if now >= dead_at:
                 raise RemoteFault(self.name, f"nothing heard for {limits.DEAD_SECONDS:.0f} s")
             ping_at = self._ping_at(waiting_since)
             if now >= ping_at:
                 self._ping()
                 ping_at = self._ping_at(waiting_since)
-            await trio.sleep_until(min(ping_at, waiting_since + limits.DEAD_SECONDS))
+            await trio.sleep_until(min(ping_at, dead_at))
 
     def _ping_at(self, waiting_since: float) -> float:
         quiet_at = max(waiting_since, self._pinged_at) + limits.QUIET_SECONDS
