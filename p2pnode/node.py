@@ -68,6 +68,7 @@ class Kit:
 
     gossip: type[Gossip] = Gossip
     rounds: type[Rounds] = Rounds
+    driver: type[Driver] = Driver
     trainer: type[Trainer] = Trainer
     worker: type[Worker] = Worker
 
@@ -359,7 +360,7 @@ class Node:
         )
         recovery = take_up(self.home.votes, standing, gossip=gossip, log=self.log)
         self.vote_log, self.logged = recovery.vote_log, recovery.records
-        return Driver(
+        return self.kit.driver(
             engine=recovery.engine,
             vote_log=recovery.vote_log,
             voice=gossip,
