@@ -40,6 +40,7 @@ def make_swarm(
     *,
     handler: Handler | None = None,
     bootstrap: tuple[transport.Address, ...] = (),
+    source: transport.BlobSource | None = None,
 ) -> transport.Swarm:
     async def refuse(_: transport.PublicKey, method: int, body: bytes) -> bytes:
         raise transport.RequestRefused("nobody answers here")
@@ -53,7 +54,7 @@ def make_swarm(
         book=transport.PeerBook(),
         chain_id=None if genesis is None else transport.ChainId(genesis.chain_id),
         handler=handler or refuse,
-        blobs=Served(blobs),
+        blobs=source or Served(blobs),
         log=RecordingLog(),
     )
 
@@ -177,8 +178,8 @@ class Rig:
 class Peer:
     """A node that answers and asks but has no rounds: a real swarm on loopback, a store and blobs with as much of a chain as it is given."""
 
-    def __init__(self, directory: Path, chain: Chain, *, heights: int = 0, seed: int = 90) -> None:
-        directory.mkdir()
+    def __init__(self, directory: Path, chain: Chain, *, heights: int = 0, seed: int = 90, fresh: bool = True) -> None:
+        directory.mkdir(exist_ok=not fresh)
         self.chain = chain
         self.identity = transport.Identity(bytes([seed]) * 32)
         self.log = RecordingLog()
@@ -194,6 +195,7 @@ class Peer:
         self.events: list[consensus.Event] = []
         self.failures: dict[transport.Address, str] = {}
         self.checkpoint: Checkpoint | None = None
+        self.source: Any = None  # what it serves blobs from, where that is not the truth
 
     @property
     def key(self) -> transport.PublicKey:
@@ -224,7 +226,9 @@ class Peer:
 
     async def run(self, bootstrap: tuple[transport.Address, ...], *, task_status: trio.TaskStatus[None]) -> None:
         genesis = self.chain.genesis
-        self.swarm = make_swarm(self.identity, genesis, self.blobs, handler=self._handle, bootstrap=bootstrap)
+        self.swarm = make_swarm(
+            self.identity, genesis, self.blobs, handler=self._handle, bootstrap=bootstrap, source=self.source
+        )
         self.gossip = Gossip(
             identity=self.identity,
             swarm=self.swarm,
