@@ -49,7 +49,7 @@ from consensus.events import (
 )
 from consensus.evidence import Evidence, Signed, check_evidence, evidence_of
 from consensus.facts import Facts
-from consensus.forks import Decisions, double_commits
+from consensus.forks import Decisions
 from consensus.height import Height
 from consensus.identifiers import Digest, PublicKey, Sign, Verify
 from consensus.journal import Journal
@@ -189,7 +189,7 @@ class Engine:
     def _begin(self) -> None:
         """Arm the rebroadcast, and go on with the height that our log says we were in.  # rule X2"""
         self._repeated = 0
-        self._decisions.add(self.state)
+        self._decisions.add(self.state, ())
         self._own.restore(self._records, height=self.height)
         self._arm_repetition()
         if any(record.height == self.height for record in self._records):
@@ -243,15 +243,15 @@ class Engine:
         if running is not None and running.decided is not None:
             block, certificate = running.decided
             self._effects.append(Decide(block, certificate))
-            self._move_to(self.state.after(block, certificate))
+            self._move_to(self.state.after(block, certificate), held=running.facts.certificates())
             self._ended = running.facts
 
-    def _move_to(self, state: ChainState) -> None:
+    def _move_to(self, state: ChainState, *, held: Sequence[PrepareCertificate | CommitCertificate] = ()) -> None:
         self.state = state
         self._running = self._ended = None
         self._records = [record for record in self._records if record.height > state.height]
         self._own.moved_to(self.height)
-        self._decisions.add(state)
+        self._decisions.add(state, held)
         self._suspicion.moved_to(state)
         self._pending.moved_to(state)
         self._waiting.moved_to(state, verify=self._verify)
@@ -283,8 +283,7 @@ class Engine:
         if certificate.height <= self.state.height:
             if self._ended is not None and certificate.height == self._ended.height:
                 self._ended.add_certificate(certificate)
-            if isinstance(certificate, CommitCertificate):
-                self._look_for_fork(certificate)
+            self._look_for_fork(certificate)
             return
         if self._running is not None and certificate.height == self.height:
             problem = self._running.receive_certificate(certificate)
@@ -348,18 +347,21 @@ class Engine:
                 self._running.silence()
             self._effects.append(KeyElsewhere(reason))
 
-    def _look_for_fork(self, other: CommitCertificate) -> None:
-        """A valid decision of another block: say so once, name who signed both, show what names the rest.  # rule A1, A3"""
-        chain_id = self.state.chain_id
-        ours = self._decisions.contradicted(other, chain_id=chain_id, verify=self._verify)
-        if ours is None:
+    def _look_for_fork(self, other: Certificate) -> None:
+        """A valid decision of another block: say so once, name who signed for both, show what names the rest.  # rule A1, A3"""
+        if isinstance(other, ViewCertificate):
             return
-        self._effects.append(Forked(other.height, other))
-        for author, first, second in double_commits(ours, other, chain_id=chain_id):
-            self.suspect(author, first, second)
-        held = self._ended.certificates() if self._ended is not None and self._ended.height == other.height else [ours]
-        for certificate in held:
-            self._effects.append(to_all(certificate))
+        chain_id, height = self.state.chain_id, other.height
+        first = self._decisions.hear(other, chain_id=chain_id, verify=self._verify)
+        if first is None:
+            return
+        for author, ours, theirs in self._decisions.offences(other, chain_id=chain_id):
+            self.suspect(author, ours, theirs)
+        if first and isinstance(other, CommitCertificate):
+            self._effects.append(Forked(height, other))
+            ended = self._ended if self._ended is not None and self._ended.height == height else None
+            for certificate in self._decisions.held(height) if ended is None else ended.certificates():
+                self._effects.append(to_all(certificate))
 
     # -- repetition and hints --
 

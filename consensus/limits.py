@@ -76,7 +76,10 @@ REQUESTS_PENDING_MAX = 256
 """Requests waiting for a block; one per author and kind, so a committee that leaves and as many who join."""
 
 DECISIONS_KEPT_MAX = 64
-"""Decisions remembered to notice a fork of the past: 12 KB each at most, and a decision is repeated for a height only."""
+"""Decisions remembered to notice a fork of the past, with the certificates under them: some 25 KB each in the largest committee."""
+
+FORK_CERTIFICATES_MAX = 64
+"""Certificates of the other side that are compared for one forked height: one PREPARE and one COMMIT of every view that mattered."""
 
 VERIFIED_SIGNATURES_MAX = 16384
 """Signatures remembered as good. 400 members' votes of a height; about 6 MB."""

@@ -260,9 +260,9 @@ class Fork:
         names = [{side.decided[i].block.hash for i in side.engines if i in side.decided} for side in self.sides]
         return all(names) and not names[0] & names[1]
 
-    def exchange(self) -> None:
+    def exchange(self, *, greet: bool = True) -> None:
         """The link between the sides comes back: decisions are repeated, and what forks show goes to everybody."""
-        for side in self.sides:
+        for side in self.sides if greet else ():
             side.shown = [
                 thing for i, engine in side.engines.items() if i in self.honest for thing in engine.greeting()
             ]
@@ -379,6 +379,29 @@ def test_a_fork_is_said_once_and_shows_everything() -> None:
         ("CommitCertificate", 2),
     }
     assert not any(isinstance(e, Forked) for e in engine.step(CertificateReceived(decision)))
+
+
+@pytest.mark.parametrize(("nodes", "byzantine"), SIZES)
+@pytest.mark.parametrize("script", [across_views, by_a_new_lock, by_an_old_lock])
+def test_a_fork_is_explained_after_both_sides_have_gone_on(nodes: int, byzantine: int, script) -> None:
+    fork = Fork(nodes, byzantine)
+    script(fork)
+    assert fork.forked()
+    for side in fork.sides:
+        decision = next(iter(side.decided.values()))
+        state = fork.state.after(decision.block, decision.certificate)
+        voters = [*(i for i in side.engines if i in fork.honest), *fork.traitors]
+        for _ in range(3):
+            block = fork.bench.block_on(state)
+            state = state.after(block, fork.bench.committed(0, block, sorted(voters)))
+        side.everybody(Synced(state))
+        side.shown = [decision.certificate]
+    fork.exchange(greet=False)
+    for side in fork.sides:
+        assert side.forked == set(side.engines)
+        named = {evidence.author for evidence in side.reported}
+        assert len(named) >= fork.f + 1 and named <= {key(i) for i in fork.traitors}
+    assert fork.kinds() == {"amnesia"}
 
 
 def test_a_fork_of_the_past_is_noticed_and_names_whoever_signed_both_in_one_view() -> None:
