@@ -25,6 +25,7 @@ from p2pnode.errors import SetUpError
 from p2pnode.pagesums import drop_sums, keep_sums
 
 SCHEMA_VERSION = 2
+ROUNDS_PER_READ = 250  # so that a short question from the loop never waits behind a long one
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS blocks (
     height INTEGER PRIMARY KEY, hash BLOB NOT NULL, block BLOB NOT NULL, certificate BLOB NOT NULL, round TEXT NOT NULL,
@@ -123,8 +124,18 @@ class Store:
 
     def rounds(self, last: int) -> list[dict[str, Any]]:
         """The newest ``last`` rounds as this node saw them, oldest first. Many take long to decode: off the loop."""
-        rows = self._read("SELECT round FROM blocks ORDER BY height DESC LIMIT ?", last)
-        return [json.loads(row[0]) for row in reversed(rows)]
+        found: list[str] = []
+        height = self.height() + 1
+        while len(found) < last:
+            count = min(last - len(found), ROUNDS_PER_READ)
+            rows = self._read(
+                "SELECT round, height FROM blocks WHERE height < ? ORDER BY height DESC LIMIT ?", height, count
+            )
+            if not rows:
+                break
+            found += [row[0] for row in rows]
+            height = rows[-1][1]
+        return [json.loads(row) for row in reversed(found)]
 
     def round(self, height: int) -> dict[str, Any] | None:
         rows = self._read("SELECT round FROM blocks WHERE height = ?", height)

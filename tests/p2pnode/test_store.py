@@ -7,6 +7,7 @@ import pytest
 
 import consensus
 from consensus.evidence import evidence_of
+from p2pnode import store as store_module
 from p2pnode.errors import ExitCode, SetUpError, user_error
 from p2pnode.store import Store
 from tests.p2pnode.little import Chain, contribution, payload
@@ -47,6 +48,23 @@ def test_blocks_come_back_as_they_were(store):
     assert store.height() == 5
     block = CHAIN.decided[2][0]
     assert store.block_with_hash(block.hash) == block.encode() and store.block_with_hash(bytes(32)) is None
+
+
+def test_many_rounds_are_read_a_few_at_a_time(store, monkeypatch):
+    """So that a short question from the loop never waits for all of them."""
+    monkeypatch.setattr(store_module, "ROUNDS_PER_READ", 2)
+    fill(store)
+    assert [row["height"] for row in store.rounds(10_000)] == [1, 2, 3, 4, 5]
+    assert [row["height"] for row in store.rounds(3)] == [3, 4, 5]
+
+
+def test_a_decision_is_seen_at_once_and_durable_a_little_later(store):
+    """What a reader sees does not wait for the disk; `make_durable` does, and leaves the height that it covers."""
+    block, certificate = CHAIN.decided[0]
+    store.put_block(block, certificate, {}, durable=False)
+    assert store.height() == 1 and store.note("durable_height") is None
+    store.make_durable()
+    assert store.note("durable_height") == (1).to_bytes(8, "big")
 
 
 def test_an_empty_chain(store):
