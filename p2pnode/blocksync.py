@@ -20,6 +20,7 @@ from p2pnode.checkpoint import Checkpoint, WrongHistory
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Block, Gossip
 from p2pnode.logs import Logger
+from p2pnode.people import changes
 from p2pnode.store import Store
 from p2pnode.timings import round_facts
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, PAGE_BYTES, Malformed
@@ -258,8 +259,10 @@ class BlockSync:
             if self.checkpoint is not None and self.checkpoint.contradicts(block.height, block.hash):
                 stray = block.hash
                 break
-            state = state.after(block, certificate)
-            self._store.put_block(block, certificate, round_facts(block, certificate), durable=False)
+            after = state.after(block, certificate)
+            facts = round_facts(block, certificate) | changes(state.membership, after.membership, block)
+            self._store.put_block(block, certificate, facts, durable=False)
+            state = after
         if state.height > before:
             self._store.make_durable()
         return _Verdict(state, problem, stray)

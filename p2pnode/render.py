@@ -43,6 +43,7 @@ def status(s: Row, *, coloured: bool = False) -> str:
             f"received {human_bytes(s.get('bytes_received_total'))}",
             _percent(s.get("compute_fraction"), "of the time in training steps"),
         ),
+        **_people(s),
         "faults": f"{_text(s.get('evidence'))} proven, {_text(s.get('refused'))} messages refused",
         "listen": _text(s.get("listen")),
         "join with": _text(s.get("join")),
@@ -84,7 +85,7 @@ def peers(rows: Sequence[Row]) -> str:
     if not rows:
         return "no peers"
     return table(
-        ["node", "address", "direction", "role", ">height", "model root", ">score", "reachable", ">rtt"],
+        ["node", "address", "direction", "role", ">height", "model root", ">score", "reachable", ">rtt", "remark"],
         [
             [
                 short(p.get("node")),
@@ -96,6 +97,7 @@ def peers(rows: Sequence[Row]) -> str:
                 _text(p.get("score")),
                 {True: "yes", False: "no"}.get(p.get("reachable"), DASH),  # type: ignore[arg-type]
                 human_seconds(p.get("rtt_seconds")),
+                _banned(p),
             ]
             for p in rows
         ],
@@ -108,7 +110,10 @@ def rounds(rows: Sequence[Row]) -> str:
         return "no rounds yet"
     phases = ("learn", "collect", "agree", "total")
     return table(
-        [">height", ">view", "model root", "proposer", ">contributions", ">loss", *(f">{phase}" for phase in phases)],
+        [
+            *(">height", ">view", "model root", "proposer", ">contributions", ">loss"),
+            *(*(f">{phase}" for phase in phases), "committee"),
+        ],
         [
             [
                 _text(r.get("height")),
@@ -118,6 +123,7 @@ def rounds(rows: Sequence[Row]) -> str:
                 _text(r.get("contributions")),
                 _number(r.get("loss")),
                 *(human_seconds((r.get("seconds") or {}).get(phase)) for phase in phases),
+                _changes(r),
             ]
             for r in rows
         ],
@@ -137,8 +143,11 @@ def evidence(rows: Sequence[Row]) -> str:
     """One line per proven fault: who signed two things for one slot."""
     if not rows:
         return "no evidence: nobody is proven to have signed two things for one slot"
-    cells = [[short(e.get("node")), _text(e.get("kind")), _text(e.get("height")), _text(e.get("view"))] for e in rows]
-    return table(["node", "kind", ">height", ">view"], cells)
+    cells = [
+        [short(e.get("node")), _text(e.get("kind")), _text(e.get("height")), _text(e.get("view")), _banned(e)]
+        for e in rows
+    ]
+    return table(["node", "kind", ">height", ">view", "remark"], cells)
 
 
 def log(records: Sequence[Row], *, coloured: bool = False) -> str:
@@ -314,6 +323,25 @@ def _name(s: Row) -> str:
 def _uptime(s: Row) -> str:
     pid = f" (pid {s['pid']})" if s.get("pid") else ""
     return f"up {human_seconds(s.get('uptime_seconds'))}{pid}"
+
+
+def _people(s: Row) -> dict[str, str]:
+    """Lines about members that are absent and nodes that were caught, where there are any."""
+    absent = [f"{short(a.get('node'))} since height {_text(a.get('since_height'))}" for a in s.get("absent") or []]
+    last = {short(b.get("node")): _text(b.get("until_height")) for b in s.get("banned") or []}
+    banned = [f"{node} until height {until}" for node, until in last.items()]
+    return {name: ", ".join(who) for name, who in (("absent", absent), ("banned", banned)) if who}
+
+
+def _banned(row: Row) -> str:
+    return f"evicted, banned until height {_text(row['banned_until'])}" if row.get("banned_until") else ""
+
+
+def _changes(r: Row) -> str:
+    """Who came and went with this block: ``+3f2a9c1b -77aa01bc (left)``."""
+    joined = [f"+{short(node)}" for node in r.get("joined") or []]
+    left = [f"-{short(gone.get('node'))} ({_text(gone.get('why'))})" for gone in r.get("left") or []]
+    return " ".join([*joined, *left])
 
 
 def _training(t: Row) -> str:

@@ -42,6 +42,7 @@ from p2pnode.gossip import Gossip
 from p2pnode.housekeeping import Housekeeping
 from p2pnode.logs import Logger
 from p2pnode.offering import Offering
+from p2pnode.people import changes
 from p2pnode.pool import STRANGERS_MAX, Held, Pool
 from p2pnode.probes import Probes
 from p2pnode.store import Store
@@ -354,6 +355,7 @@ class Rounds:
             return
         state = self.state.after(block, certificate)
         round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
+        round_ |= changes(self.state.membership, state.membership, block)
         await in_thread(partial(self.parts.store.put_block, block, certificate, round_, durable=False))
         self._fetching.start_soon(self._keep, block.height)
         replica = await self._reproduce(block)

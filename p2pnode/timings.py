@@ -84,7 +84,10 @@ class Timings:
 
 
 def round_facts(block: consensus.Block, certificate: consensus.CommitCertificate) -> dict[str, Any]:
-    """The row of a round as everybody has it; of one that this node took from others, all that it knows."""
+    """The row of a round as everybody has it; of one that this node took from others, all that it knows.
+
+    ``joined`` and ``left`` are for whoever knows the memberships around it (``people.changes``).
+    """
     updates = [c for c in block.contributions if c.purpose is Purpose.UPDATE]
     return {
         "height": block.height,
@@ -96,6 +99,8 @@ def round_facts(block: consensus.Block, certificate: consensus.CommitCertificate
         "probes": len(block.contributions) - len(updates),
         "contributors": [node_id(c.author) for c in updates],
         "payload_bytes": sum(c.payload_bytes for c in updates),
+        "joined": [],
+        "left": [],
         "listed": False,
         "loss": None,
         "seconds": {},

@@ -14,7 +14,7 @@ import trio
 
 import transport
 from consensus import Purpose
-from p2pnode import __version__, health, logs
+from p2pnode import __version__, health, logs, people
 from p2pnode.errors import UserError
 from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
@@ -79,6 +79,8 @@ class View:
             "bytes_received_total": traffic.bytes_received,
             "compute_fraction": self._compute_fraction(),
             "evidence": len(self.evidence()),
+            "absent": people.absent(state) if state is not None else [],
+            "banned": people.banned(state.membership) if state is not None else [],
             "refused": traffic.refused + (driver.counters.refused if driver is not None else 0),
             "uptime_seconds": trio.current_time() - node.started,
             "home": str(node.home),
@@ -92,6 +94,7 @@ class View:
     def peers(self) -> list[Answer]:
         rounds, gossip = self._node.rounds, self._node.gossip
         heights = rounds.listed if rounds is not None else ()
+        membership = rounds.state.membership if rounds is not None else None
         listing = []
         for peer in self._node.swarm.peers():
             status = gossip.statuses.get(peer.key) if gossip is not None else None
@@ -104,6 +107,7 @@ class View:
                     "height": status.height if status is not None else None,
                     "model_root": status.model_root.hex() if status is not None else None,
                     "score": sum(peer.key in listed for listed in heights) / len(heights) if heights else None,
+                    "banned_until": people.banned_until(membership, peer.key) if membership is not None else None,
                     "reachable": peer.listens,
                     "rtt_seconds": peer.rtt_seconds,
                 }
@@ -125,7 +129,18 @@ class View:
     def evidence(self) -> list[Answer]:
         store = self._node.store
         rows = store.evidence() if store is not None else []
-        return [{"node": transport.node_id(k), "kind": kind, "height": h, "view": v} for k, kind, h, v in rows]
+        rounds = self._node.rounds
+        membership = rounds.state.membership if rounds is not None else None
+        return [
+            {
+                "node": transport.node_id(key),
+                "kind": kind,
+                "height": height,
+                "view": view,
+                "banned_until": people.banned_until(membership, key) if membership is not None else None,
+            }
+            for key, kind, height, view in rows
+        ]
 
     # --- commands --------------------------------------------------------------------------------------------------------------------
 

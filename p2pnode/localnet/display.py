@@ -176,6 +176,8 @@ def _result_row(node: NodeOutcome, outcome: Outcome, summary: Mapping[str, Json]
     accused = [row for row in summary["evidence"] if row["node"] == node.node]
     if accused:
         remarks.append(f"in evidence ({accused[0]['kind']} at height {accused[0]['height']})")
+    if node.node in summary["evicted"]:
+        remarks.append("evicted")
     remarks += [f"killed at height {k.height} ({k.phase})" for k in outcome.kills if k.node == node.node]
     if node.status is None:
         return (node.name, "-", "-", "-", "-", ", ".join(remarks))

@@ -46,7 +46,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One line of ``/rounds``: a decided height as this node saw it."""
+    """One line of ``/rounds``: a decided height as this node saw it. ``evicted``: whom its block puts out of the committee."""
 
     height: int
     view: int
@@ -55,6 +55,7 @@ class Round:
     loss: float | None
     agree_seconds: float | None
     payload_bytes: int | None
+    evicted: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def rounds_from(document: Json) -> tuple[Round, ...]:
             loss=row["loss"],
             agree_seconds=row["seconds"].get("agree"),
             payload_bytes=row.get("payload_bytes"),
+            evicted=tuple(NodeId(gone["node"]) for gone in row["left"] if gone["why"] != "left"),
         )
         for row in document
     ]

@@ -108,7 +108,7 @@ def summary(outcome: Outcome) -> dict[str, Json]:
         "evidence": [
             {"node": row.node, "kind": row.kind, "height": row.height} for row in sorted(_evidence(honest), key=_order)
         ],
-        "evicted": [],  # evidence has no effect on the committee yet
+        "evicted": sorted(_evicted(honest)),
         "killed": [
             {"node": k.node, "height": k.height, "phase": k.phase, "seconds_down": _rounded(k.seconds_down, 2)}
             for k in outcome.kills
@@ -162,6 +162,8 @@ def _no_honest_node_in_evidence(outcome: Outcome) -> Iterator[str]:
     for row in sorted(_evidence(outcome.honest), key=_order):
         if row.node in names:
             yield f"{names[row.node]} is honest but stands in evidence: {row.kind} at height {row.height}"
+    for node in sorted(_evicted(outcome.honest) & names.keys()):
+        yield f"{names[node]} is honest but was evicted"
 
 
 def _each_kill_hit_and_came_back(outcome: Outcome) -> Iterator[str]:
@@ -235,6 +237,10 @@ def _payload_share(nodes: Iterable[NodeOutcome]) -> float | None:
         if r.payload_bytes is not None and r.contributions
     ]
     return _rounded(_mean(shares), 4)
+
+
+def _evicted(nodes: Iterable[NodeOutcome]) -> set[NodeId]:
+    return {gone for node in nodes for r in node.rounds for gone in r.evicted}
 
 
 def _evidence(nodes: Iterable[NodeOutcome]) -> set[EvidenceRow]:

@@ -335,7 +335,15 @@ def test_the_control_documents_become_values() -> None:
     }
     status = status_from(document)
     assert (status.undecided_height, status.until_height, status.step) == (4, 9, 3)
-    row = {"height": 2, "view": 0, "model_root": "r", "contributions": 4, "loss": None, "seconds": {"agree": 0.1}}
+    row = {
+        "height": 2,
+        "view": 0,
+        "model_root": "r",
+        "contributions": 4,
+        "loss": None,
+        "left": [],
+        "seconds": {"agree": 0.1},
+    }
     assert rounds_from([row, {**row, "height": 1}])[0].height == 1
     assert evidence_from([{"node": "b" * 40, "kind": "double_prepare", "height": 2, "view": 0}]) == (
         EvidenceRow(NodeId("b" * 40), "double_prepare", 2),

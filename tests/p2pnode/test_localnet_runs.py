@@ -61,6 +61,7 @@ def test_one_of_four_attacks(small: str, attack: str) -> None:
     accused = {entry["node"] for entry in result["evidence"]}
     # Only who signed two things for one slot can be proven guilty; a wrong root or silence leaves no such pair.
     assert accused == ({liar} if attack == "equivocate" else set())
+    assert set(result["evicted"]) == accused
     assert set(result["heights"]) == set(result["model_roots"])
     assert len(result["heights"]) == 3
 

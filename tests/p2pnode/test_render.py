@@ -10,28 +10,29 @@ from .conftest import NODE, Target, make_status
 def test_status_is_a_verdict_and_what_one_asks_next() -> None:
     assert render.status(make_status()).splitlines() == [
         "healthy: height 12 decided 0.8 s ago",
-        "  node       3f2a9c1b · alice · member · up 3 min 20 s (pid 4242)",
-        "  network    5ab3c1d2e4f6 · 4 of 4 members reachable, 3 needed · 3 peers",
-        "  height     12 · view 0 · learn",
-        "  model      root 5ab3c1d2e4f6 · 1.2 M parameters",
-        "  training   training until height 40, step 3 of 10",
-        "  loss       3.912 nats per byte at height 12 · held-out 3.950",
-        "  traffic    sent 12.3 MB · received 999 B · 93 % of the time in training steps",
-        "  faults     0 proven, 2 messages refused",
-        "  listen     127.0.0.1:7337",
-        "  join with  p2pnode start --bootstrap 127.0.0.1:7337",
-        "  home       /srv/alice",
+        "  node        3f2a9c1b · alice · member · up 3 min 20 s (pid 4242)",
+        "  network     5ab3c1d2e4f6 · 4 of 4 members reachable, 3 needed · 3 peers",
+        "  height      12 · view 0 · learn",
+        "  model       root 5ab3c1d2e4f6 · 1.2 M parameters",
+        "  checkpoint  -",
+        "  training    training until height 40, step 3 of 10",
+        "  loss        3.912 nats per byte at height 12 · held-out 3.950",
+        "  traffic     sent 12.3 MB · received 999 B · 93 % of the time in training steps",
+        "  faults      0 proven, 2 messages refused",
+        "  listen      127.0.0.1:7337",
+        "  join with   p2pnode start --bootstrap 127.0.0.1:7337",
+        "  home        /srv/alice",
     ]
 
 
 def test_a_name_that_is_only_the_id_is_not_said_twice() -> None:
-    assert "  node       3f2a9c1b · member · up" in render.status(make_status(name=NODE[:12]))
+    assert "  node        3f2a9c1b · member · up" in render.status(make_status(name=NODE[:12]))
 
 
 def test_a_node_that_has_just_started_has_dashes_and_no_crash() -> None:
     status = render.status(dict.fromkeys(make_status()) | {"verdict": "degraded", "reason": "fetching the model, 12 %"})
     assert status.startswith("degraded: fetching the model, 12 %\n")
-    assert "  loss       none yet" in status
+    assert "  loss        none yet" in status
     assert render.status({})
     assert render.brief({})
 
@@ -55,15 +56,29 @@ def test_the_line_under_the_prompt() -> None:
 
 def test_peers() -> None:
     assert render.peers(Target().peers()).splitlines() == [
-        "node      address         direction  role    height  model root    score  reachable     rtt",
+        "node      address         direction  role    height  model root    score  reachable     rtt  remark",
         "3f2a9c1b  127.0.0.1:7338  out        member      12  5ab3c1d2e4f6      0  yes        0.4 ms",
     ]
     assert render.peers([]) == "no peers"
 
 
+def test_who_is_absent_banned_or_gone_is_named() -> None:
+    other = "77aa01bc" + "0" * 32
+    caught = {"node": other, "kind": "double_prepare", "height": 3, "until_height": 1005}
+    status = render.status(make_status(absent=[{"node": NODE, "since_height": 2}], banned=[caught, caught]))
+    assert "  absent      3f2a9c1b since height 2\n  banned      77aa01bc until height 1005\n" in status
+    assert "absent" not in render.status(make_status(absent=[], banned=[]))
+    row = Target().rounds(1)[0] | {"joined": [NODE], "left": [{"node": other, "why": "evidence"}]}
+    assert render.rounds([row]).endswith("0.74 s  +3f2a9c1b -77aa01bc (evidence)")
+    peer = Target().peers()[0] | {"banned_until": 1005}
+    assert render.peers([peer]).endswith("0.4 ms  evicted, banned until height 1005")
+    row = {"node": other, "kind": "double_prepare", "height": 3, "view": 0, "banned_until": 1005}
+    assert render.evidence([row]).endswith("evicted, banned until height 1005")
+
+
 def test_rounds() -> None:
     assert render.rounds(Target().rounds(1)).splitlines() == [
-        "height  view  model root    proposer  contributions   loss   learn  collect  agree   total",
+        "height  view  model root    proposer  contributions   loss   learn  collect  agree   total  committee",
         "    12     0  5ab3c1d2e4f6  3f2a9c1b              4  3.900  0.61 s   0.12 s  14 ms  0.74 s",
     ]
     assert render.rounds([]) == "no rounds yet"

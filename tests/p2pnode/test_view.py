@@ -173,7 +173,7 @@ async def test_without_a_quorum_it_says_who_is_missing_and_refuses_a_probe(tmp_p
         assert status["verdict"] == "halted" and "1 of 4 members reachable, 3 needed" in status["reason"]
         with pytest.raises(UserError, match="no probe now"):
             await node.view.test()
-        assert node.view.farewell() == ["0 of 4 members remain, 3 needed"]
+        assert node.view.farewell() == ["0 of 4 members remain, 3 needed; p2pnode leave goes for good"]
 
 
 async def test_peers_are_shown_with_what_they_say_of_themselves(tmp_path, home):
@@ -200,6 +200,7 @@ async def test_peers_are_shown_with_what_they_say_of_themselves(tmp_path, home):
                 "height",
                 "model_root",
                 "score",
+                "banned_until",
                 "reachable",
                 "rtt_seconds",
             ]
