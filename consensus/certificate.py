@@ -127,23 +127,29 @@ def check_certificate(
 
 def signed_statements(certificate: Certificate, chain_id: Digest) -> list[tuple[PublicKey, bytes, Signature]]:
     """What each signer signed; a prepare or commit certificate has one statement for all."""
-    height, view = certificate.height, certificate.view
-    match certificate:
-        case ViewCertificate():
-            return [(a, commit_statement(chain_id, height, view, value), s) for a, value, s in certificate.entries]
-        case PrepareCertificate():
-            shared = prepare_statement(chain_id, height, view, certificate.block_hash, certificate.valid_view)
-        case CommitCertificate():
-            shared = commit_statement(chain_id, height, view, certificate.block_hash)
+    if isinstance(certificate, ViewCertificate):
+        height, view = certificate.height, certificate.view
+        return [(a, commit_statement(chain_id, height, view, value), s) for a, value, s in certificate.entries]
+    shared = _shared_statement(certificate, chain_id)
     return [(author, shared, signature) for author, signature in certificate.signers]
 
 
 def own_entry(certificate: Certificate, author: PublicKey, *, chain_id: Digest) -> tuple[bytes, Signature] | None:
     """What this certificate says that `author` signed, or None; nothing is verified."""
-    if author not in certificate.authors():
+    if isinstance(certificate, ViewCertificate):
+        for signer, value, signature in certificate.entries:
+            if signer == author:
+                return commit_statement(chain_id, certificate.height, certificate.view, value), signature
         return None
-    entries = signed_statements(certificate, chain_id)
-    return next((statement, signature) for signer, statement, signature in entries if signer == author)
+    found = next((signature for signer, signature in certificate.signers if signer == author), None)
+    return None if found is None else (_shared_statement(certificate, chain_id), found)
+
+
+def _shared_statement(certificate: PrepareCertificate | CommitCertificate, chain_id: Digest) -> bytes:
+    height, view, name = certificate.height, certificate.view, certificate.block_hash
+    if isinstance(certificate, PrepareCertificate):
+        return prepare_statement(chain_id, height, view, name, certificate.valid_view)
+    return commit_statement(chain_id, height, view, name)
 
 
 def _head(tag: int, height: int, view: int) -> bytes:
