@@ -3,6 +3,9 @@
 import json
 import socket
 import stat
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -41,6 +44,23 @@ def test_the_socket_is_the_owners_alone(node: RunningNode) -> None:
     place = node.home.control_socket()
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+
+
+def test_rounds_are_read_off_the_loop(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand of them take a tenth of a second, in which no vote would be counted."""
+    threads = {}
+
+    def noted(name: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return read(*args)
+
+        return call
+
+    for name in ("rounds", "status"):
+        monkeypatch.setattr(node.target, name, noted(name, getattr(node.target, name)))
+    assert ask(node, get("/rounds?last=10000"))[0] == ask(node, get("/status"))[0] == 200
+    assert threads["rounds"] != threads["status"]
 
 
 def test_a_read_is_json(node: RunningNode) -> None:
