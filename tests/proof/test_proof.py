@@ -1,0 +1,53 @@
+"""The proof of agreement and the arithmetic of thresholds, run; and that `Committee` computes what the arithmetic is about."""
+
+import pytest
+import z3
+
+from consensus.committee import Committee
+from consensus.identifiers import PublicKey
+from consensus.limits import MEMBERS_MAX
+from tests.proof import accountability, agreement, arithmetic, heights
+
+
+@pytest.mark.parametrize("title", agreement.PARTS)
+def test_everything_is_proved(title: str) -> None:
+    answers = list(agreement.PARTS[title]())
+    assert answers
+    assert [answer.question for answer in answers if not answer.proved] == []
+
+
+def test_and_not_in_vain() -> None:
+    """What contradicts itself proves everything: there is a state with a decision, a later lock and a block proposed again."""
+    answers = list(agreement.not_in_vain())
+    assert len(answers) == 3
+    assert [answer.question for answer in answers if not answer.found] == []
+
+
+def test_the_lemmas_need_what_they_name() -> None:
+    """Without one valid_view in a certificate, or with a committee from elsewhere than the chain, they would not hold."""
+    assert len(list(accountability.answers())) >= 6
+    assert len(list(heights.answers())) >= 4
+
+
+def test_where_other_thresholds_break() -> None:
+    first = {name: arithmetic.smallest(arithmetic.unsafe, quorum) for name, quorum in arithmetic.OTHERS.items()}
+    assert first == {"floor(2P / 3)": (2, 0), "int(0.67 P)": (2, 0), "ceil(2P / 3)": None, "ceil(67P / 100)": None}
+    assert arithmetic.smallest(arithmetic.stuck, arithmetic.OTHERS["ceil(67P / 100)"]) == (103, 34)
+    assert arithmetic.smallest(arithmetic.stuck, arithmetic.just_more_than_two_thirds) is None
+
+
+def test_the_committee_counts_as_the_arithmetic_does() -> None:
+    """For every size and every threshold that a genesis may ask for."""
+    members, percent, q = z3.IntVal, (0, *arithmetic.PERCENTAGES), arithmetic.just_more_than_two_thirds
+    for size in range(1, MEMBERS_MAX + 1):
+        keys = [PublicKey(number.to_bytes(32, "big")) for number in range(size)]
+        f = _value(arithmetic.faults(members(size)))
+        for asked in percent:
+            committee = Committee.of(keys, asked)
+            quorum = arithmetic.at_least(asked) if asked else q
+            assert committee.quorum() == _value(quorum(members(size)))
+            assert (committee.faults_tolerated(), committee.blocking()) == (f, f + 1)
+
+
+def _value(term: z3.ArithRef) -> int:
+    return int(z3.simplify(term).as_long())
