@@ -66,9 +66,13 @@ class FetchBlock:
 
 @dataclass(frozen=True, slots=True)
 class HeightWanted:
-    """The engine is idle and others are already deciding this height: rule (d) of "collect, then agree"."""
+    """The engine is idle and others are already deciding this height: rule (d) of "collect, then agree".
+
+    `proposed`: the block of its first proposal, where nothing but that asks for the height.  # rule H3
+    """
 
     height: int
+    proposed: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ from consensus.height import Height
 from consensus.identifiers import Digest, PublicKey, Sign, Verify
 from consensus.journal import Journal
 from consensus.limits import REBROADCAST_JITTER, REBROADCAST_SECONDS
-from consensus.messages import Commit, Message, Prepare, Proposal
+from consensus.messages import Commit, Message, Prepare, Proposal, ViewStatus
 from consensus.own_key import OwnKey
 from consensus.pending import Pending
 from consensus.record import Record, Vote, content_of
@@ -88,7 +88,7 @@ class Engine:
         self._running: Height | None = None
         self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
-        self._wanted_told = False
+        self._wanted_told = 0
         self._behind_told = 0
         self._height_at_repetition = 0
         self._effects: list[Effect] = []
@@ -255,7 +255,7 @@ class Engine:
         self._suspicion.moved_to(state)
         self._pending.moved_to(state)
         self._waiting.moved_to(state, verify=self._verify)
-        self._wanted_told = False
+        self._wanted_told = 0
         self._want()
 
     # -- what arrives --
@@ -302,6 +302,8 @@ class Engine:
                 ended.add_proposal(message)
             case Prepare() | Commit():
                 ended.add_vote(message)
+            case ViewStatus():
+                ended.add_status(message)
 
     def _deliver(self, running: Height, thing: Message | Certificate) -> None:
         match thing:
@@ -372,7 +374,7 @@ class Engine:
         if self._running is not None:
             self._running.fetch_again()
         self._behind_told = 0
-        self._wanted_told = False
+        self._wanted_told = 0
         self._want()
         if self._height_at_repetition == self.height:
             self._tell_behind(self._waiting.height_shown(self.state))
@@ -388,9 +390,15 @@ class Engine:
 
     def _want(self) -> None:
         """# rule H3"""
-        if self._running is None and not self._wanted_told and self._waiting.wants(self.state):
-            self._wanted_told = True
+        if self._running is not None:
+            return
+        proposed = self._waiting.proposed(self.state)
+        if self._wanted_told < 2 and self._waiting.wants(self.state):
+            self._wanted_told = 2
             self._effects.append(HeightWanted(self.height))
+        elif self._wanted_told < 1 and proposed is not None:
+            self._wanted_told = 1
+            self._effects.append(HeightWanted(self.height, proposed))
 
     def _tell_behind(self, height: int) -> None:
         """Two decisions missing, or one for a whole repetition: no message on its way will bring them.  # rule H4"""

@@ -5,6 +5,7 @@ Hints never move anything by themselves: they lead to HeightWanted (start the ne
 
 from collections.abc import Iterator
 
+from consensus.block import Block
 from consensus.certificate import Certificate, CommitCertificate, check_certificate, signed_statements
 from consensus.chain import ChainState, check_block
 from consensus.committee import Committee
@@ -20,7 +21,7 @@ class Waiting:
         self._messages: dict[int, dict[PublicKey, list[Message]]] = {}
         self._decision: CommitCertificate | None = None  # verified, of the next height
         self._claims: dict[PublicKey, int] = {}  # the highest height in which a member was heard
-        self._proposed_height = 0  # the highest for which a good proposal came
+        self._proposed: Block | None = None  # of the highest height for which a good proposal came, the first
         self.certified_height = 0
 
     def add(self, message: Message, state: ChainState, *, verify: Verify) -> None:
@@ -38,8 +39,13 @@ class Waiting:
 
     def _look_at(self, message: Message, state: ChainState, verify: Verify) -> None:
         """Only the first view's proposal, so that what is examined before the height starts is bounded like what is kept."""
-        if self._proposed_height < message.height == state.height + 1 and _is_good(message, state, verify):
-            self._proposed_height = message.height
+        known = 0 if self._proposed is None else self._proposed.height
+        if (
+            isinstance(message, Proposal)
+            and known < message.height == state.height + 1
+            and _is_good(message, state, verify)
+        ):
+            self._proposed = message.block
 
     def add_certificate(self, certificate: Certificate, state: ChainState, *, verify: Verify) -> bool:
         """True if it proves, or for unknown committees makes likely, that others are further than this node."""
@@ -65,12 +71,17 @@ class Waiting:
             yield from held[author]
 
     def wants(self, state: ChainState) -> bool:
-        """Others are deciding the next height: a decision, a good proposal, or members of whom one is honest.  # rule H3"""
-        if self._decision is not None or self._proposed_height == state.height + 1:
+        """Others are deciding the next height: a decision, or messages of members of whom one is honest.  # rule H3"""
+        if self._decision is not None:
             return True
         committee = state.membership.current
         held = self._messages.get(state.height + 1, {})
         return sum(1 for author in held if author in committee) >= committee.blocking()
+
+    def proposed(self, state: ChainState) -> Block | None:
+        """The block of a good proposal for the next height, by whoever's turn it is.  # rule H3"""
+        block = self._proposed
+        return block if block is not None and block.height == state.height + 1 else None
 
     def height_shown(self, state: ChainState) -> int:
         """The highest height in which an honest member was heard, if that is later than the next.  # rule H4"""
@@ -95,8 +106,8 @@ def _committee(state: ChainState, height: int) -> Committee | None:
     return state.membership.next if height == state.height + 2 else None
 
 
-def _is_good(message: Message, state: ChainState, verify: Verify) -> bool:
-    if not isinstance(message, Proposal) or message.view != 0:
+def _is_good(message: Proposal, state: ChainState, verify: Verify) -> bool:
+    if message.view != 0:
         return False
     right = message.author == state.membership.current.proposer(message.height, message.view)
     return right and check_block(message.block, state, verify) is None

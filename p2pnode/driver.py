@@ -55,7 +55,7 @@ class Duties(Protocol):
     async def decided(self, block: consensus.Block, certificate: consensus.CommitCertificate) -> None:
         """Calls ``Driver.kept`` once the decision survives a loss of power, now or later."""
 
-    def wanted(self, height: int) -> None: ...
+    def wanted(self, height: int, proposed: consensus.Block | None) -> None: ...
     def behind(self, height: int) -> None: ...
     def accused(self, evidence: consensus.Evidence) -> None: ...
     def requested(self, request: consensus.Request) -> None: ...
@@ -245,8 +245,8 @@ class Driver:
                 self._nursery.start_soon(self._check, block)
             case consensus.FetchBlock():
                 self._nursery.start_soon(self._fetch, effect)
-            case consensus.HeightWanted(height=height):
-                self._duties.wanted(height)
+            case consensus.HeightWanted(height=height, proposed=proposed):
+                self._duties.wanted(height, proposed)
             case consensus.Behind(height=height):
                 self._duties.behind(height)
             case consensus.Decide(block=block, certificate=certificate):

@@ -251,8 +251,15 @@ class Rounds:
         contributors = frozenset[bytes]().union(*self.recent)
         return expected & self.pool_members() or expected & contributors
 
-    def wanted(self, height: int) -> None:
-        """Rule (d): the engine holds a proposal, or votes of f+1 members, for the open height."""
+    def wanted(self, height: int, proposed: consensus.Block | None = None) -> None:
+        """Rule (d): the engine holds a proposal, or votes of f+1 members, for the open height.
+
+        A proposal alone that throws away what members are learning is not followed; it is shown again with every repetition.
+        """
+        if proposed is not None and not _lists(proposed, self.pool_members()):
+            collecting = self._collecting()
+            if collecting.expected & self.pool_members() and not overdue(collecting, trio.current_time()):
+                return
         self._wanted = max(self._wanted, height)
         self.changed.fire()
 

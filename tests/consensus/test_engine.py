@@ -461,6 +461,11 @@ class TestHeights:
         assert not of(HeightWanted, bench.step(bench.proposal(2, 0, bench.block(2, 1))))
         assert not of(HeightWanted, bench.step(bench.prepare(9, 0, None)))
         assert of(HeightWanted, bench.step(bench.proposal(1, 0, bench.block(1, 1))))
+        alone = Bench()
+        block = alone.block(1, 1)
+        assert of(HeightWanted, alone.step(Begin(), alone.proposal(1, 0, block))) == [HeightWanted(1, block)]
+        assert not of(HeightWanted, alone.step(alone.prepare(1, 0, block)))  # one member's word still
+        assert of(HeightWanted, alone.step(alone.prepare(2, 0, block))) == [HeightWanted(1)]
         voices = Bench()
         assert not of(HeightWanted, voices.step(Begin(), voices.prepare(1, 0, None), voices.prepare(1, 1, None)))
         assert [e.height for e in of(HeightWanted, voices.step(voices.prepare(2, 0, None)))] == [1]

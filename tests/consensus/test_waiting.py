@@ -40,16 +40,16 @@ def test_a_proposal_that_came_two_heights_early_counts_when_its_height_is_next()
     later.signatures = bench.signatures
     offer = later.proposal(2, 0, later.block(2, 2))
     waiting.add(offer, bench.state, verify=bench.signatures.verify)
-    assert not waiting.wants(bench.state)
+    assert waiting.proposed(bench.state) is None
     waiting.moved_to(later.state, verify=bench.signatures.verify)
-    assert waiting.wants(later.state)
+    assert waiting.proposed(later.state) == offer.block and not waiting.wants(later.state)
     assert list(waiting.take(2)) == [offer]
 
 
 def test_a_proposal_of_a_later_view_alone_wants_nothing() -> None:
     bench, waiting = fresh()
     waiting.add(bench.proposal(2, 1, bench.block(2, 2)), bench.state, verify=bench.signatures.verify)
-    assert not waiting.wants(bench.state)
+    assert not waiting.wants(bench.state) and waiting.proposed(bench.state) is None
 
 
 def test_f_plus_1_members_show_a_height_one_does_not() -> None:

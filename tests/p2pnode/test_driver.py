@@ -113,7 +113,7 @@ class Stage:
             self.driver.kept(block.height)
         self.note("decided", block.hash)
 
-    def wanted(self, height: int) -> None:
+    def wanted(self, height: int, proposed: consensus.Block | None) -> None:
         self.note("wanted", height)
 
     def behind(self, height: int) -> None:

@@ -346,6 +346,30 @@ async def test_what_others_decide_starts_the_height_here(tmp_path):
         await until(lambda: not rig.driver.engine.idle)
 
 
+async def test_an_empty_proposal_alone_starts_nothing_while_members_learn(tmp_path):
+    """A faulty proposer may propose an empty height at once; the others go on learning."""
+    rig = Rig(tmp_path, members=4, trains=False)
+    state = rig.rounds.state
+    proposer = state.membership.current.proposer(1, 0)
+    empty = consensus.build_block(
+        consensus.BlockTemplate(state, proposer), contributions=[], model_root=state.model_root
+    )
+    full, _ = rig.chain.next_block()
+    async with rig.running():
+        rig.rounds.wanted(1, empty)
+        assert rig.rounds._wanted == 0
+        rig.rounds.wanted(1, full)
+        assert rig.rounds._wanted == 1
+        rig.rounds._wanted = 0
+        rig.gossip.statuses.update({i.public_key: status(0) for i in rig.chain.founders[1:]})
+        rig.rounds.wanted(1, empty)  # nobody learns, so nothing is lost
+        assert rig.rounds._wanted == 1
+        rig.rounds._wanted = 0
+        rig.gossip.statuses.clear()
+        rig.rounds.wanted(1)  # whatever is proposed, an honest member votes on it
+        assert rig.rounds._wanted == 1
+
+
 async def test_a_height_opens_as_the_record_of_its_time_says(tmp_path):
     """Rule (a) with the pool's own moments: all that are expected are held."""
     rig = Rig(tmp_path, members=4, trains=False)
