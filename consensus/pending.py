@@ -22,12 +22,20 @@ class Pending:
         held = self._held.get(name)
         if held is not None and held.height >= request.height:
             return False
-        if held is None and len(self._held) >= REQUESTS_PENDING_MAX:
-            return "a request for which there is no room"
         problem = _problem(request, state) or check_request(request, chain_id=state.chain_id, verify=verify)
         if problem is not None:
             return problem
+        if held is None and len(self._held) >= REQUESTS_PENDING_MAX and not self._make_room(request):
+            return "a request for which there is no room"
         self._held[name] = request
+        return True
+
+    def _make_room(self, request: Request) -> bool:
+        """One member can invite as many as it likes, and must not keep others from leaving."""
+        joins = [name for name in self._held if name[1] == Kind.JOIN]
+        if not joins or not isinstance(request, Leave):
+            return False
+        del self._held[joins[-1]]
         return True
 
     def for_next_block(self, state: ChainState) -> tuple[Request, ...]:
@@ -35,12 +43,12 @@ class Pending:
         chosen: list[Request] = []
         height, rules = state.height + 1, state.rules
         leaving = [(r.height, r.author) for r in self._held.values() if isinstance(r, Leave)]
-        for request in sorted(self._held.values(), key=lambda r: (r.author, r.kind)):
+        for request in sorted(self._held.values(), key=lambda r: (r.kind, r.height, r.author)):
             if isinstance(request, Leave) and (request.height, request.author) != min(leaving):
                 continue
             if requests_problem([*chosen, request], state.membership, height=height, rules=rules) is None:
                 chosen.append(request)
-        return tuple(chosen[:REQUESTS_PER_BLOCK_MAX])
+        return tuple(sorted(chosen[:REQUESTS_PER_BLOCK_MAX], key=lambda r: (r.author, r.kind)))
 
     def all(self) -> tuple[Request, ...]:
         return tuple(self._held.values())

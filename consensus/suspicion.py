@@ -18,23 +18,33 @@ class Suspicion:
 
     def add(self, evidence: Evidence, state: ChainState) -> bool:
         """True if this proof is new and of use to the next block or a later one."""
-        height = max(state.height + 1, evidence.height)
-        known = evidence.order in self._pending or len(self._pending) >= EVIDENCE_PENDING_MAX
         ahead_max = (
             1 if evidence.kind == EvidenceKind.WRONG_PROPOSER else 2
         )  # whose turn it is depends on the committee
-        if known or evidence.height > state.height + ahead_max:
+        if evidence.order in self._pending or evidence.height > state.height + ahead_max:
             return False
+        height = max(state.height + 1, evidence.height)
         if evidence_problem(evidence, state.membership, height=height) is not None:
+            return False
+        if len(self._pending) >= EVIDENCE_PENDING_MAX and not self._make_room(evidence, state):
             return False
         self._pending[evidence.order] = evidence
         return True
 
+    def _make_room(self, evidence: Evidence, state: ChainState) -> bool:
+        """Keys are free to whoever is no member, so a member's offence takes the place of a stranger's."""
+        strangers = [order for order, held in self._pending.items() if not _is_member(held, state)]
+        if not strangers or not _is_member(evidence, state):
+            return False
+        del self._pending[strangers[0]]
+        return True
+
     def for_next_block(self, state: ChainState) -> tuple[Evidence, ...]:
-        """What a block on top of `state` may carry, ascending.  # rule E4"""
+        """What a block on top of `state` may carry, members first where there is too much; ascending.  # rule E4"""
         height = state.height + 1
         usable = [e for e in self._pending.values() if evidence_problem(e, state.membership, height=height) is None]
-        return tuple(sorted(usable, key=lambda e: e.order)[:EVIDENCE_PER_BLOCK_MAX])
+        chosen = sorted(usable, key=lambda e: (not _is_member(e, state), e.order))[:EVIDENCE_PER_BLOCK_MAX]
+        return tuple(sorted(chosen, key=lambda e: e.order))
 
     def pending(self) -> tuple[Evidence, ...]:
         return tuple(self._pending.values())
@@ -64,3 +74,7 @@ class Suspicion:
         if one == other:
             return None
         return evidence_of(contribution.author, (one, first.signature), (other, contribution.signature))
+
+
+def _is_member(evidence: Evidence, state: ChainState) -> bool:
+    return evidence.author in state.membership.next or evidence.author in state.membership.current

@@ -270,8 +270,12 @@ class TestEngine:
             join = office.sign(Join(author, 1, Invitation(key(0), author, 9, signed), mark, UNSIGNED))
             office.step(MessageReceived(join))
         assert len(office.engine.pending_requests) == REQUESTS_PENDING_MAX
-        (template,) = [office.engine._template(key(1))]
-        assert len(template.requests) == REQUESTS_PER_BLOCK_MAX
+        assert of(ReportRequest, office.step(office.leave(3)))  # a crowd of joins keeps nobody from leaving
+        assert len(office.engine.pending_requests) == REQUESTS_PENDING_MAX
+        template = office.engine._template(key(1))
+        assert len(template.requests) == REQUESTS_PER_BLOCK_MAX and office.leave(3) in template.requests
+        block = block_on(template, [])
+        assert check_block(block, office.state, office.signatures.verify) is None
 
     def test_a_request_is_of_no_use_to_a_node_that_votes(self) -> None:
         """It is counted, kept and no more: no vote, no timer."""
