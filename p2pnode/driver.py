@@ -24,6 +24,8 @@ from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
 from transport.machine import in_thread
 
+ELSEWHERE_HINT = "stop the other process, or give it a key of its own; then restart this one. Two votes for one slot cost the membership"
+FORK_HINT = "more than a third of the members lied: compare chains with the others, and found the network anew without the culprits"
 REMOTE_EVENTS_MAX = 2048  # what peers may have waiting here; beyond it their connections are read no further
 
 
@@ -43,6 +45,7 @@ class Voice(Protocol):
     def broadcast_certificate(self, certificate: consensus.Certificate) -> None: ...
     def broadcast_evidence(self, evidence: consensus.Evidence) -> None: ...
     def tell(self, peer: bytes, things: Sequence[consensus.Message | consensus.Certificate]) -> None: ...
+    def tell_evidence(self, peer: bytes, evidence: consensus.Evidence) -> None: ...
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None: ...
 
 
@@ -105,6 +108,9 @@ class Driver:
         self.engine = engine
         self.counters = Counters()
         self.cannot_vote: str | None = None
+        self.elsewhere: str | None = None  # why we believe that another process has our key
+        self.forked: str | None = None
+        self._forked: str | None = None
         self._vote_log = vote_log
         self._voice = voice
         self._duties = duties
@@ -155,6 +161,8 @@ class Driver:
             peer = self._newcomers.popleft()
             if self.cannot_vote is None:
                 self._voice.tell(peer, self.engine.greeting())
+            for evidence in self.engine.pending_evidence:
+                self._voice.tell_evidence(peer, evidence)
 
     def block(self, block_hash: bytes) -> consensus.Block | None:
         """An undecided block that this node has seen, for peers who lack it."""
@@ -220,6 +228,8 @@ class Driver:
         for effect in effects:
             if not isinstance(effect, consensus.Persist):
                 await self._carry_out(effect)
+        if self._forked is not None and self.forked is None:
+            self.forked = self.cannot_vote = self._forked
 
     def _broadcast(self, message: consensus.Message) -> None:
         """A vote leaves only when its record is on the disk."""
@@ -259,17 +269,30 @@ class Driver:
                 self._duties.requested(request)
                 self._voice.broadcast(request)
             case consensus.KeyElsewhere(reason=reason):
-                self._key_elsewhere(reason)
+                self.key_elsewhere(reason)
             case consensus.Forked(height=height, certificate=certificate):
-                self._log.error("fork", height=height, other=certificate.block_hash.hex()[:12])
+                self._fork(height, certificate.block_hash)
             case consensus.Refused(peer=peer, reason=reason):
                 self._refused(peer, reason)
             case _:
                 assert_never(effect)
 
-    def _key_elsewhere(self, reason: str) -> None:
-        self.cannot_vote = reason
-        self._log.error("voting stopped", reason=reason, hint="run one copy of this key only, then restart it")
+    def key_elsewhere(self, reason: str) -> None:
+        """Somebody else signs with our key: say nothing more in agreement until an operator has looked."""
+        if self.elsewhere is None:
+            self.elsewhere = reason
+            self.cannot_vote = self.cannot_vote or f"this key votes elsewhere: {reason}"
+            self._log.error("voting stopped", reason=self.cannot_vote, hint=ELSEWHERE_HINT)
+
+    def _fork(self, height: int, other: bytes) -> None:
+        """More than a third of a committee lied, so no certificate can be trusted, and nothing is signed on top of this one.
+
+        What this node holds of the height still goes out, with what else this step says: it names the culprits.
+        """
+        self._log.error("fork", height=height, other=other.hex()[:16], hint=FORK_HINT)
+        self._forked = (
+            self._forked or f"fork: height {height} has two certified blocks, the other is {other.hex()[:16]}"
+        )
 
     async def _ring(self, timer: consensus.Timer, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -5,6 +5,7 @@ of envelopes are verified by the transport, certificates and blocks by whoever u
 What is heard is passed on as ``relay`` says. An announcement crosses a gap once its bytes are here: who hears it can have them from us.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import assert_never
@@ -29,6 +30,8 @@ from p2pnode.wire import (
     BLOCK_BYTES_MAX,
     BLOCKS_RESPONSE_BYTES_MAX,
     SNAPSHOTS_BYTES_MAX,
+    SPOKEN_BYTES_MAX,
+    SPOKEN_MAX,
     FrameKind,
     Malformed,
     Method,
@@ -36,9 +39,11 @@ from p2pnode.wire import (
     decode_blocks,
     decode_blocks_request,
     decode_snapshots,
+    decode_spoken,
     encode_blocks,
     encode_blocks_request,
     encode_snapshots,
+    encode_spoken,
 )
 from transport.machine import in_thread, unix_seconds
 
@@ -75,13 +80,14 @@ class Gossip:
         self._genesis = genesis
         self._store = store
         self._blobs = blobs
-        self._committee = committee
+        self.committee = committee
         self._log = log
         self._bad_messages = Refusals(log, "message refused")
         self._bad_frames = Refusals(log, "frame refused")
         self._serving = trio.CapacityLimiter(SERVING_THREADS_MAX)
         self._status: Status | None = None
         self._offered: consensus.Contribution | None = None
+        self._spoken: dict[consensus.PublicKey, deque[consensus.Prepare | consensus.Commit]] = {}
         self._held: dict[
             tuple[bytes, Purpose], consensus.Contribution
         ] = {}  # others' of the open height, with their bytes
@@ -144,6 +150,9 @@ class Gossip:
     def broadcast_certificate(self, certificate: consensus.Certificate) -> None:
         self._swarm.publish(transport.encode_frame(FrameKind.CERTIFICATE, certificate.encode()))
 
+    def tell_evidence(self, peer: bytes, evidence: consensus.Evidence) -> None:
+        self._swarm.publish(transport.encode_frame(FrameKind.EVIDENCE, evidence.encode()), to=[peer])
+
     def broadcast_evidence(self, evidence: consensus.Evidence) -> None:
         self._swarm.publish(transport.encode_frame(FrameKind.EVIDENCE, evidence.encode()))
 
@@ -155,7 +164,7 @@ class Gossip:
 
     def tell_links(self) -> None:
         """Tell everybody which members this one hears, if that changed or has not been said for a while."""
-        members = self._committee().members
+        members = self.committee().members
         if self._me in members:
             heard = self._swarm.live() & set(members)
             said = self.links.say(
@@ -166,12 +175,12 @@ class Gossip:
 
     def reachable(self) -> set[bytes]:
         """Members that this node hears, directly or through others; with itself, if it is one."""
-        return self.links.reachable(self._swarm.live(), self._committee().members)
+        return self.links.reachable(self._swarm.live(), self.committee().members)
 
     def tell_held(self, contribution: consensus.Contribution) -> None:
         """The bytes of a member's announcement are here: pass it on to whoever cannot hear its author."""
         self._held = {slot: other for slot, other in self._held.items() if other.height >= contribution.height}
-        if contribution.author in self._committee().members:
+        if contribution.author in self.committee().members:
             self._held[contribution.author, contribution.purpose] = contribution
             self.send(self.relay.across(contribution.author, self._swarm.live()), contribution)
 
@@ -229,6 +238,8 @@ class Gossip:
             self._bad_messages.say(event.peer_key, str(problem))
             return
         self._pass_on(event, message)
+        if event.is_first and isinstance(message, consensus.Prepare | consensus.Commit):
+            self._remember(message)
         hear(message)
         await self._deliver(consensus.MessageReceived(message))
 
@@ -241,10 +252,18 @@ class Gossip:
         )
         self._swarm.publish(event.envelope.frame(), to=targets)
 
+    def _remember(self, vote: consensus.Prepare | consensus.Commit) -> None:
+        """A member's newest votes, to be shown to a process that comes with its key: it may not know of them."""
+        members = self.committee().members
+        if vote.author in members:
+            self._spoken.setdefault(vote.author, deque(maxlen=SPOKEN_MAX)).append(vote)
+            for gone in self._spoken.keys() - set(members):
+                del self._spoken[gone]
+
     def _take_links(self, event: transport.EnvelopeReceived) -> None:
         """What a member says of its links; passed on once, to whoever cannot hear it."""
         author: bytes = event.envelope.author
-        if self.links.take(event.envelope, self._committee().members) and self._me in self._committee().members:
+        if self.links.take(event.envelope, self.committee().members) and self._me in self.committee().members:
             across = set(self.relay.across(author, self._swarm.live())) - {event.peer_key}
             self._swarm.publish(event.envelope.frame(), to=across)
 
@@ -289,7 +308,7 @@ class Gossip:
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None:
         """An undecided block by its hash, from whoever signed for it; then from other members, who may stand in between."""
         connected = set(self.connected())
-        for holder in dict.fromkeys([*holders, *self._committee().members]):
+        for holder in dict.fromkeys([*holders, *self.committee().members]):
             if holder not in connected:
                 continue
             try:
@@ -302,6 +321,21 @@ class Gossip:
             if block.hash == block_hash:
                 return block
         return None
+
+    async def fetch_spoken(self, peer: bytes) -> list[consensus.Message]:
+        """What a peer holds that was voted in our name at undecided heights, verified. Raises RequestFailed or Malformed."""
+        answer = await self._ask(peer, Method.SPOKEN, b"", SPOKEN_BYTES_MAX, seconds_max=BLOCK_SECONDS_MAX)
+        spoken = []
+        for encoded in decode_spoken(answer):
+            try:
+                envelope = transport.Envelope.decode(encoded)
+                message = message_of(self._chain_id, envelope)
+            except (transport.Malformed, consensus.Malformed) as problem:
+                raise Malformed(str(problem)) from None
+            if message.author != self._me or not envelope.is_authentic():
+                raise Malformed("a vote that is not ours")
+            spoken.append(message)
+        return spoken
 
     async def fetch_snapshots(self, peer: bytes) -> list[tuple[int, bytes]]:
         """The whole models that a peer offers; empty when it does not answer well."""
@@ -386,7 +420,7 @@ class Gossip:
 
     # --- answering -------------------------------------------------------------------------------------------------------------------
 
-    async def answer(self, method: int, body: bytes) -> bytes:
+    async def answer(self, method: int, body: bytes, *, peer: bytes = b"") -> bytes:
         """What peers may ask (``transport.RequestHandler``). Raises RequestRefused."""
         match method:
             case Method.GENESIS:
@@ -399,6 +433,10 @@ class Gossip:
                 return await in_thread(self._page, first, count, limiter=self._serving)
             case Method.BLOCK:
                 return await self._block(body)
+            case Method.SPOKEN:
+                decided = 0 if self._status is None else self._status.height
+                votes = [v for v in self._spoken.get(consensus.PublicKey(peer), ()) if v.height > decided]
+                return encode_spoken([self.envelope(vote).encode() for vote in votes])
             case Method.SNAPSHOTS:
                 return encode_snapshots(await in_thread(self._models, limiter=self._serving))
             case _:

@@ -25,6 +25,8 @@ class Facts:
     anybody_training: bool
     contributors: int
     contributors_usual: int
+    elsewhere: str | None = None  # why another process is believed to use this node's key
+    forked: str | None = None  # two certified blocks of one height
     standing: str | None = None  # what keeps this node from being a member, where something does
 
 
@@ -42,6 +44,10 @@ class Health:
 
 def judge(facts: Facts) -> Health:
     """The verdict of ``status``."""
+    if facts.forked is not None:
+        return Health(HALTED, facts.forked)
+    if facts.elsewhere is not None and facts.is_member:
+        return Health(HALTED, f"this key votes elsewhere: {facts.elsewhere}; this process votes no more")
     if facts.members_reachable < facts.quorum:
         return Health(
             HALTED, f"no quorum: {facts.members_reachable} of {facts.members} members reachable, {facts.quorum} needed"

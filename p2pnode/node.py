@@ -42,12 +42,13 @@ from p2pnode.home import Home
 from p2pnode.lag import Lag
 from p2pnode.links import LINKS_SECONDS
 from p2pnode.logs import get_logger
-from p2pnode.recovery import Standing, logged_contributions, restore_decisions, take_up
+from p2pnode.recovery import Standing, chain_shows, logged_contributions, restore_decisions, take_up
 from p2pnode.repl import run_repl_in_thread
 from p2pnode.rounds import Parts, Rounds
 from p2pnode.seat import Seat
 from p2pnode.store import Store
 from p2pnode.training import Training
+from p2pnode.twins import Twins
 from p2pnode.view import View
 from p2pnode.vote_records import VoteRecord
 from p2pnode.wal import VoteLog, recover
@@ -106,6 +107,8 @@ class Node:
         self.catchup: CatchUp | None = None
         self.seat: Seat | None = None
         self.gossip: Gossip | None = None
+        self.twins: Twins
+        self.elsewhere: str | None = None
         self.vote_log: VoteLog
         self.logged: tuple[VoteRecord, ...] = ()
         self.failures: dict[transport.Address, str] = {}
@@ -191,7 +194,7 @@ class Node:
     async def _handle(self, peer: transport.PublicKey, method: int, body: bytes) -> bytes:
         if self.gossip is None:
             raise transport.RequestRefused("this node is still starting")
-        return await self.gossip.answer(method, body)
+        return await self.gossip.answer(method, body, peer=peer)
 
     # --- life ----------------------------------------------------------------------------------------------------------------------
 
@@ -201,6 +204,8 @@ class Node:
         genesis = await self._network(early)
         assert self.store is not None
         gossip = self.gossip = self._make_gossip(genesis, self.store)
+        self.twins = Twins(committee=gossip.committee, found=self._found_twin, log=self.log)
+        gossip.on_twin = self.twins.seen
         for frame in early.values():
             await gossip.frame(frame)
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
@@ -225,6 +230,7 @@ class Node:
         while self.early:
             rounds.heard(self.early.popleft())
         driver = self.driver = rounds.driver = await in_thread(partial(self._make_driver, rounds, gossip, catchup))
+        await self._hear_of_ourselves(driver, gossip)
         await nursery.start(rounds.run)
         gossip.deliver, gossip.undecided_block = driver.deliver_remote, driver.block
         gossip.on_status, gossip.on_peer = rounds.changed.fire, driver.greet
@@ -237,6 +243,19 @@ class Node:
         nursery.start_soon(self._tend_swarm, rounds)
         nursery.start_soon(self._tend_links, gossip)
         nursery.start_soon(seat.run)
+
+    async def _hear_of_ourselves(self, driver: Driver, gossip: Gossip) -> None:
+        """What others hold in our name comes before anything that this process could sign."""
+        if self.elsewhere is not None:
+            driver.key_elsewhere(self.elsewhere)
+        await self.twins.hear_first(
+            gossip, self.identity.public_key, lambda message: driver.deliver(consensus.MessageReceived(message))
+        )
+
+    def _found_twin(self, reason: str) -> None:
+        self.elsewhere = reason
+        if self.driver is not None:
+            self.driver.key_elsewhere(reason)
 
     async def _network(self, early: dict[bytes, transport.FrameReceived]) -> Genesis:
         """The genesis, from the home or from the first peer; once had, it is kept. ``early`` takes what peers said of themselves."""
@@ -352,11 +371,13 @@ class Node:
         # The highest that some honest member claims: a stranger's word must not silence this node for ever.
         claims = sorted((status.height for peer, status in statuses if peer in members), reverse=True)
         claimed = claims[members.blocking() - 1] if len(claims) >= members.blocking() else 0
+        assert self.store is not None
+        me, begun = consensus.PublicKey(self.identity.public_key), recover(self.home.votes).begun
         standing = Standing(
-            me=consensus.PublicKey(self.identity.public_key),
+            me=me,
             state=lambda: rounds.state,
             height_seen=max(rounds.state.height, catchup.chain.height, claimed),
-            lost=self.votes_lost,
+            lost=self.votes_lost or (not begun and chain_shows(self.store, me)),
         )
         recovery = take_up(self.home.votes, standing, gossip=gossip, log=self.log)
         self.vote_log, self.logged = recovery.vote_log, recovery.records

@@ -70,6 +70,13 @@ class Offering:
         self._rounds.hold(contribution, payload)
         self._parts.gossip.broadcast(contribution)
 
+    def disowns(self, contribution: consensus.Contribution) -> bool:
+        """In our name, for the open height, and not by us; a node that may have forgotten what it signed cannot tell."""
+        if self._rounds.driver.silent is not None or contribution.height <= self._announced_until:
+            return False
+        own = self._rounds.pool.own(self._parts.me, contribution.purpose)
+        return own.contribution != contribution if own is not None else contribution.purpose not in self._signed
+
     def closed(self, height: int, listed: Sequence[consensus.Contribution]) -> None:
         """The height ends with a block that lists these; ours goes back into the error feedback unless it is among them."""
         own = self._rounds.pool.own(self._parts.me, Purpose.UPDATE)

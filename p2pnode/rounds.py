@@ -111,6 +111,10 @@ class Rounds:
 
     def heard(self, contribution: consensus.Contribution) -> None:
         """A signed announcement arrived. Its bytes are fetched beside everything else."""
+        if contribution.author == self.parts.me:
+            if contribution.height == self.pool.height and self.synced and self.offering.disowns(contribution):
+                self.driver.key_elsewhere(f"an announcement for height {contribution.height} has our signature and is not ours")
+            return
         ahead = contribution.height == self.state.height + 2
         if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting
             self._keep_for_later(contribution)

@@ -269,6 +269,8 @@ class View:
                 quorum=committee.quorum(),
                 is_member=rounds.role() is Role.MEMBER,
                 cannot_vote=driver.silent,
+                elsewhere=driver.elsewhere,
+                forked=driver.forked,
                 diverged=rounds.diverged,
                 syncing=node.catchup.doing if node.catchup is not None else None,
                 behind=max(0, tip - rounds.state.height),

@@ -27,6 +27,7 @@ class Method(IntEnum):
     BLOCKS = 0x41
     BLOCK = 0x42
     SNAPSHOTS = 0x43
+    SPOKEN = 0x44
 
 
 class Role(IntEnum):
@@ -48,6 +49,8 @@ BLOCK_BYTES_MAX = 1 << 20  # 256 contributions and certificates of 256 signature
 BLOCKS_RESPONSE_BYTES_MAX = (
     PAGE_BYTES + BLOCK_BYTES_MAX + (256 << 10)
 )  # with the longest block last, and its certificate
+SPOKEN_MAX = 16  # of one author: the two votes of each of eight views
+SPOKEN_BYTES_MAX = SPOKEN_MAX * 320  # a vote's envelope has less than 250 bytes
 SNAPSHOTS_MAX = 8
 SNAPSHOTS_BYTES_MAX = 1024  # eight pairs of a height and a root, three times over
 
@@ -110,6 +113,18 @@ def decode_blocks(body: bytes) -> list[tuple[bytes, bytes]]:
             case _:
                 raise Malformed("a page of blocks that does not consist of [block, certificate]")
     return rows
+
+
+def encode_spoken(envelopes: Sequence[bytes]) -> bytes:
+    return _pack(list(envelopes[-SPOKEN_MAX:]))
+
+
+def decode_spoken(body: bytes) -> list[bytes]:
+    """Encoded envelopes, not looked into: the asker's own votes, as a peer holds them."""
+    listed = _unpack(body, what="list of votes")
+    if not isinstance(listed, list) or len(listed) > SPOKEN_MAX or not all(isinstance(each, bytes) for each in listed):
+        raise Malformed("a list of votes that is no short list of envelopes")
+    return listed
 
 
 def encode_snapshots(snapshots: Sequence[tuple[int, bytes]]) -> bytes:

@@ -98,7 +98,7 @@ class DialPlan:
             if room[urgent] <= 0 or (is_busy and not urgent):
                 continue
             if urgent:
-                target.at = now + self._rng.uniform(0.75, 1.0) * limits.BACKOFF_QUORUM_SECONDS_MAX
+                target.at = now + self._rng.uniform(0.4, 0.6) * limits.BACKOFF_QUORUM_SECONDS_MAX
             busy |= {target.address} if target.key is None else {target.address, target.key}
             room[urgent] -= 1
             target.tries += 1
