@@ -111,11 +111,11 @@ def test_the_imports_point_in_the_directions_of_the_design() -> None:
     assert not wrong
 
 
-def test_nothing_but_the_attacks_reaches_the_attacks() -> None:
+def test_nothing_but_the_attacks_and_the_simulation_reaches_the_attacks() -> None:
     wrong = {
         source.name
         for source in sources()
-        if not source.name.startswith("p2pnode/attacks")
+        if not source.name.startswith(("p2pnode/attacks", "p2pnode/simulation/"))
         for name in imports(source.tree, package=source.package)
         if name == ATTACKS or name.startswith(f"{ATTACKS}.")
     }
