@@ -26,9 +26,10 @@ What a driver owes the engine:
     that are listed are on disk before BlockChecked(ok=True), fdatasynced before the COMMIT that may follow.
 11. `FetchBlock`: ask the holders, step `BlockReceived` with what comes. It is repeated about every second while missing.
     Others ask us in the same way: answer from the chain, or with `engine.block(hash)`.
-12. `Decide`: make block and certificate durable before any later effect, then apply. The engine has moved on to the next
-    height and waits for `StartHeight`, which "collect, then agree" or `HeightWanted` calls for. If our own computation cannot
-    reproduce the certified root, stop stepping and repair: the certificate is right.
+12. `Decide`: apply, and make block and certificate durable before any statement of a later height is, or in one flush with
+    it: a restart at the height below could not sign (rule X4). The engine has moved on to the next height and waits for
+    `StartHeight`, which "collect, then agree" or `HeightWanted` calls for. If our own computation cannot reproduce the
+    certified root, stop stepping and repair: the certificate is right.
 13. `Behind`: fetch blocks and certificates in order, check each with `check_certificate` and `check_block`, apply them, and step
     `Synced(state)`. The height in it is a claim and gates nothing. Synced may come unasked at any time.
 14. `ReportEvidence`: store it, show it, pass it to peers as EvidenceReceived; after a restart step what no block holds yet.

@@ -7,7 +7,6 @@ Rules for editing: methods block and are called off the event loop. A file appea
 is separate from ``put``, because a payload must survive a crash only from the moment that a vote counts on it.
 """
 
-import os
 import re
 import threading
 from collections import OrderedDict
@@ -20,6 +19,7 @@ from model.errors import SnapshotError
 from model.replica import Replica
 from model.snapshot import read_metadata
 from p2pnode.arriving import Arriving, begun
+from p2pnode.files import FILES, sync_at
 from transport import content
 from transport.limits import LEAF_BYTES
 from transport.machine import in_thread
@@ -46,7 +46,9 @@ class Blobs:
         self._lock = threading.Lock()
         self._leaf_lists: OrderedDict[bytes, list[bytes]] = OrderedDict()
         self._models: OrderedDict[bytes, Replica] = OrderedDict()
+        self._written: set[bytes] = set()  # whole under their names, by this process
         self._durable: set[bytes] = set()
+        self._files = FILES.get()
         self._newest: OrderedDict[bytes, bytes] = OrderedDict()
 
     # --- blobs -------------------------------------------------------------------------------------------------------------------
@@ -59,16 +61,25 @@ class Blobs:
             self._remember_leaves(digest, hashes)
         self._keep_in_memory(digest, data)
         path = self._path(digest)
-        if not path.exists():
+        # A file of an earlier life may have its name and not its bytes, where the power went in between: it is written again.
+        if digest not in self._written or not path.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            part = path.with_suffix(f".{threading.get_native_id()}.part")
-            try:
-                part.write_bytes(data)
-                part.rename(path)
-            except OSError:
-                part.unlink(missing_ok=True)  # on a full disk, half a blob is in the way
-                raise
+            self._write(path.with_suffix(f".{threading.get_native_id()}.part"), path, data)
+            self._written.add(digest)
         return digest
+
+    def _write(self, part: Path, path: Path, data: bytes) -> None:
+        files = self._files
+        try:
+            descriptor = files.create(part)
+            try:
+                files.write(descriptor, data, offset=0)
+            finally:
+                files.close(descriptor)
+            files.rename(part, path)
+        except OSError:
+            files.remove(part)  # on a full disk, half a blob is in the way
+            raise
 
     def get(self, digest: bytes) -> bytes | None:
         """The bytes, checked against their digest; a damaged file is dropped and counts as absent."""
@@ -90,11 +101,7 @@ class Blobs:
         fresh = [digest for digest in digests if digest not in self._durable]
         directories = {self._path(digest).parent for digest in fresh}
         for path in [*(self._path(digest) for digest in fresh), *directories, *([self._directory] if fresh else [])]:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_at(self._files, path)
         self._durable.update(fresh)
 
     def put_durably(self, data: bytes) -> bytes:
@@ -114,6 +121,7 @@ class Blobs:
     def drop(self, digest: bytes) -> None:
         self._path(digest).unlink(missing_ok=True)
         self._durable.discard(digest)
+        self._written.discard(digest)
         with self._lock:
             self._leaf_lists.pop(digest, None)
             self._newest.pop(digest, None)

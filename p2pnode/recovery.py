@@ -19,6 +19,7 @@ from p2pnode.store import Store
 from p2pnode.timings import round_facts
 from p2pnode.vote_records import Announced, Decided, Signed, Silent, VoteRecord, decode, encode
 from p2pnode.wal import Recovered, VoteLog, recover
+from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,22 @@ def restore_decisions(path: Path, store: Store, chain_id: consensus.Digest) -> i
                 store.put_block(record.block, record.certificate, round_facts(record.block, record.certificate))
                 restored += 1
     return restored
+
+
+def chain_shows(store: Store, me: consensus.PublicKey) -> bool:
+    """Whether a block holds a signature of ours: then there has been a log, whatever this home remembers of it.
+
+    So a key that was put into a new home, with neither chain nor log nor marker, is known for an old one once the chain is here. Blocking.
+    """
+    first = 1
+    while rows := store.block_rows(first, BLOCKS_PER_REQUEST_MAX):
+        for encoded, _ in rows:
+            block = consensus.Block.decode(encoded)
+            signers = () if block.last_certificate is None else block.last_certificate.authors()
+            if me in signers or me == block.header.proposer or any(c.author == me for c in block.contributions):
+                return True
+        first += len(rows)
+    return False
 
 
 def logged_contributions(

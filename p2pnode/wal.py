@@ -34,7 +34,8 @@ STEP_BYTES = 256 << 10  # thirty heights of four nodes; the file grows by so man
 PRUNE_BYTES = 1 << 20  # rewriting costs three flushes, so it waits until the file is worth it
 BEGUN_SUFFIX = ".begun"  # of the marker beside the log: there has been one
 
-_NAME = b"p2pnode-votes-2\n"
+_FAMILY = b"p2pnode-votes-"
+_NAME = _FAMILY + b"2\n"
 _HEAD = struct.Struct(">BQHHH")  # mark, append, index, count, used
 _PLACE = 11  # bytes of the head that are known before the sector is: mark, append, index
 _MARK, _END = 0xA5, 0x5A  # no single bit turns either to zero
@@ -232,6 +233,8 @@ def _read(content: bytes | None, *, lost: bool) -> tuple[Recovered, int, int]:
     if content is None:
         return Recovered((), begun=False, lost=lost), 0, 0
     first = _sector(content, 0)
+    if first is not None and first.data[_LENGTH.size :].startswith(_FAMILY) and first.data[_LENGTH.size :] != _NAME:
+        return Recovered((), damage="byte 0: it was written by another version"), 0, 0
     if first is None or first.data != _LENGTH.pack(len(_NAME)) + _NAME:
         return Recovered((), damage="byte 0: it does not begin like a vote log"), 0, 0
     records: list[bytes] = []

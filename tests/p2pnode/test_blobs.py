@@ -217,3 +217,16 @@ async def test_what_is_new_is_served_from_memory(blobs, monkeypatch):
     assert blobs.at_hand(digest, 0, 1) is None
     blobs.drop(content.digest_of(other))
     assert blobs.at_hand(content.digest_of(other), 0, 1) is None
+
+
+def test_a_blob_that_a_loss_of_power_left_under_its_name_is_written_again(tmp_path):
+    """The name may be durable before the bytes are: what a later life fetches again must reach the disk."""
+    data = b"payload" * 100
+    first = Blobs(tmp_path / "blobs", tmp_path / "snapshots")
+    digest = first.put(data)
+    path = first._path(digest)
+    path.write_bytes(b"")
+    later = Blobs(tmp_path / "blobs", tmp_path / "snapshots")
+    later.put(data, digest)
+    later.make_durable([digest])
+    assert path.read_bytes() == data

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import consensus
-from p2pnode.recovery import Recovery, Standing, logged_contributions, take_up
-from p2pnode.vote_records import Announced, Silent, encode
+from p2pnode.recovery import Recovery, Standing, chain_shows, logged_contributions, restore_decisions, take_up
+from p2pnode.vote_records import Announced, Decided, Silent, encode
 from p2pnode.wal import VoteLog
-from tests.p2pnode.little import RecordingLog, contribution, payload
+from tests.p2pnode.little import Chain, RecordingLog, contribution, payload
 from tests.p2pnode.rig import Rig
 
 
@@ -58,3 +58,42 @@ async def test_what_was_announced_is_found_by_its_height(rig, tmp_path):
     assert list(logged_contributions(found, state.chain_id, first=1)) == [message]
     assert list(logged_contributions(found, state.chain_id, first=0)) == [message]  # this home's chain was put back
     assert not list(logged_contributions(found, state.chain_id, first=2))
+
+
+async def test_a_key_that_the_chain_shows_has_kept_a_log(rig):
+    """Put into a new home, with neither chain nor log nor marker beside it, it is known once the chain is here."""
+    stranger = consensus.PublicKey(bytes(range(32)))
+    assert not chain_shows(rig.store, consensus.PublicKey(rig.identity.public_key))
+    for block, certificate in rig.chain.grow(2).decided:
+        rig.store.put_block(block, certificate, {})
+    assert chain_shows(rig.store, consensus.PublicKey(rig.identity.public_key))
+    assert not chain_shows(rig.store, stranger)
+
+
+async def test_a_decision_that_only_the_log_has_goes_into_the_chain(rig, tmp_path):
+    """The power went before SQLite had it for good; only what follows the tip is taken, and only of this network."""
+    path, chain = tmp_path / "votes", rig.chain.grow(3)
+    chain_id = chain.state.chain_id
+    log = VoteLog(path)
+    log.append(*(encode(Decided(*decided)) for decided in (chain.decided[2], chain.decided[0], chain.decided[1])))
+    log.close()
+    assert restore_decisions(path, rig.store, consensus.Digest(bytes(32))) == 0
+    assert restore_decisions(path, rig.store, chain_id) == 2 and rig.store.height() == 2
+    assert restore_decisions(path, rig.store, chain_id) == 1 and rig.store.height() == 3
+    other = Chain(4).grow(4, seed=9).decided[3]
+    log = VoteLog(path)
+    log.append(encode(Decided(*other)))
+    log.close()
+    assert restore_decisions(path, rig.store, chain_id) == 0
+
+
+async def test_a_record_that_is_none_makes_a_log_that_cannot_be_trusted(rig, tmp_path):
+    path = tmp_path / "votes"
+    log = VoteLog(path)
+    log.append(encode(Silent(0)), b"Xyz")
+    log.close()
+    recovery = recovered(rig, path, seen=3)
+    if len(rig.rounds.state.membership.current) == 1:
+        assert recovery.revival is None and recovery.records == (Silent(0),)
+    else:
+        assert recovery.revival.height == 5 and "record 2 is none" in recovery.revival.why

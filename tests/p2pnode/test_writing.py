@@ -20,8 +20,7 @@ class Stage:
         self.blobs = Blobs(directory / "blobs", directory / "snapshots")
         self.changed = Signal()
         members = frozenset(self.state.membership.current.members)
-        root, size = self.state.model_root, len(payload(0))
-        self.pool = Pool(height=1, base_root=root, members=members, payload_bytes=size)
+        self.pool = Pool(self.state, members=members, payload_bytes=len(payload(0)))
         self.writing = Writing(self.blobs, lambda: self.pool, self.changed)
 
     def hold(self, place):
