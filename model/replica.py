@@ -61,6 +61,11 @@ class Replica:
         replica._check_canonical()
         return replica
 
+    @staticmethod
+    def bytes_of(config: ModelConfig, training: TrainingConfig) -> int:
+        """How long the canonical bytes of every model of a network are."""
+        return _byte_length(Layout.of(config), training)
+
     @property
     def theta(self) -> NDArray[np.float32]:
         """The parameters, flat and padded as `layout` says. Read-only."""

@@ -125,6 +125,38 @@ def init(
 
 
 @app.command(rich_help_panel="Node")
+def refound(
+    *,
+    source: Annotated[Path, typer.Option("--from", metavar="HOME", help="A survivor's home, stopped.")],
+    home: HomeFlag = None,
+    founder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY@HOST:PORT", help="A first member, as its `p2pnode id` prints it; repeatable."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Found a new network on the last model of one that lost its quorum for good."""
+    settings = load_config({"home": home})
+    place, old = Home(settings.home), Home(source)
+    from p2pnode import refounding
+
+    genesis, last = refounding.refound(place, settings, source=old, founders=founder or [])
+    if last.state.height < last.tip:
+        _say(f"the old chain goes on to height {last.tip}, but {old} holds no payloads beyond {last.state.height}")
+    facts = {
+        "network": genesis.chain_id.hex(),
+        "from_network": last.genesis.chain_id.hex(),
+        "from_height": last.state.height,
+        "model_root": genesis.model_root.hex(),
+    }
+    _show(facts, as_json, render.facts)
+    _say(
+        f"ready in {place}; p2pnode start --home {place} starts it, and the others join into fresh homes with --bootstrap"
+    )
+    return ExitCode.OK
+
+
+@app.command(rich_help_panel="Node")
 def start(
     *,
     home: HomeFlag = None,

@@ -9,6 +9,7 @@ operator named with ``--network``), and everything else, corpus and model, is th
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -16,7 +17,7 @@ import trio
 import transport
 from model.config import ModelConfig, TrainingConfig, check_together
 from model.data import Corpus, default_corpus, load_corpus
-from model.errors import ConfigError, CorpusError
+from model.errors import ConfigError, CorpusError, SnapshotError
 from model.replica import Replica
 from p2pnode.blobs import Blobs
 from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
@@ -286,18 +287,49 @@ async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
 
 async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes:
     """The network's text: from our disk, else from peers, leaf by leaf against its digest. Waits until somebody has it."""
+    wanted = Wanted("text", genesis.corpus_digest, genesis.corpus_bytes)
+    return await _bring(swarm, blobs, wanted, log)
+
+
+async def bring_first_model(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes | None:
+    """The bytes of M(0) where the network was refounded, in the same way; ``None`` where M(0) is drawn."""
+    if genesis.refounded is None:
+        return None
+    wanted = Wanted("first model", genesis.model_root, Replica.bytes_of(genesis.model, genesis.training))
+    return await _bring(swarm, blobs, wanted, log)
+
+
+def first_model(genesis: Genesis, data: bytes | None) -> Replica | None:
+    """M(0): from these bytes where the network was refounded (``None`` if they are none of a model's), else drawn."""
+    if genesis.refounded is None:
+        return Replica.initial(genesis.model, genesis.training, model_seed(genesis.nonce))
+    try:
+        return Replica.from_bytes(genesis.model, genesis.training, data or b"")
+    except SnapshotError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Bytes that every node of the network keeps."""
+
+    name: str
+    digest: bytes
+    length: int
+
+
+async def _bring(swarm: transport.Swarm, blobs: Blobs, wanted: Wanted, log: Logger) -> bytes:
     while True:
-        held = await in_thread(blobs.get, genesis.corpus_digest)
+        held = await in_thread(blobs.get, wanted.digest)
         if held is not None:
             return held
-        digest = genesis.corpus_digest
         try:
-            text = await swarm.fetch_bytes(
-                digest, genesis.corpus_bytes, holders=lambda: [peer.key for peer in swarm.peers()]
+            data = await swarm.fetch_bytes(
+                wanted.digest, wanted.length, holders=lambda: [peer.key for peer in swarm.peers()]
             )
         except transport.RequestFailed as problem:
-            log.info("waiting for the text", reason=problem.reason)
+            log.info(f"waiting for the {wanted.name}", reason=problem.reason)
             await trio.sleep(ASK_AGAIN_SECONDS)
             continue
-        await in_thread(blobs.put, text, digest)
-        log.info("text fetched", bytes=len(text), digest=digest.hex()[:16])
+        await in_thread(blobs.put, data, wanted.digest)
+        log.info(f"{wanted.name} fetched", bytes=len(data), digest=wanted.digest.hex()[:16])

@@ -91,6 +91,11 @@ class Genesis:
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     @property
+    def blobs(self) -> frozenset[bytes]:
+        """The digests of what every node keeps for as long as the network lives."""
+        return frozenset([self.corpus_digest] if self.refounded is None else [self.corpus_digest, self.model_root])
+
+    @property
     def chain_id(self) -> ChainId:
         return chain_id_of(self.to_bytes())
 

@@ -22,10 +22,10 @@ class Housekeeping:
     """Of one home. ``swept``: the height up to which the payloads of blocks are gone; ``None`` until the first sweep, which looks at
     every file that an earlier run left: what a crash orphaned goes with the rest."""
 
-    def __init__(self, store: Store, blobs: Blobs, *, corpus: bytes = b"") -> None:
+    def __init__(self, store: Store, blobs: Blobs, *, kept: frozenset[bytes] = frozenset()) -> None:
         self._store = store
         self._blobs = blobs
-        self._leftovers = blobs.listed() - {corpus}  # what stands here from an earlier run, wanted or orphaned
+        self._leftovers = blobs.listed() - kept  # what stands here from an earlier run, wanted or orphaned
         self.swept: int | None = None
 
     def keep_snapshot(self, height: int, root: bytes, replica: Replica) -> bool:

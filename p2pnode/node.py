@@ -210,7 +210,8 @@ class Node:
             await gossip.frame(frame)
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
         text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
-        make = partial(self._make_trainer, genesis, text)
+        model = await founding.bring_first_model(self.swarm, self.blobs, genesis, self.log)
+        make = partial(self._make_trainer, genesis, text, model)
         trainer, first_model = await in_thread(make, abandon_on_cancel=True)
         if self.bound is not None:
             await in_thread(self.store.put_note, "port", self.bound.port.to_bytes(2, "big"))
@@ -297,7 +298,7 @@ class Node:
                 case transport.PeerDisconnected():
                     early.pop(event.peer.key, None)
 
-    def _make_trainer(self, genesis: Genesis, text: bytes) -> tuple[Trainer, Replica]:
+    def _make_trainer(self, genesis: Genesis, text: bytes, model: bytes | None) -> tuple[Trainer, Replica]:
         """Torch comes in here, off the event loop: importing it takes seconds."""
         try:
             corpus = Corpus(text, genesis.training.sequence)
@@ -320,8 +321,8 @@ class Node:
                 trainer.restore(state_file)
             except SnapshotError as problem:
                 self.log.warning("trainer starts anew", reason=problem.message)
-        first_model = Replica.initial(genesis.model, genesis.training, founding.model_seed(genesis.nonce))
-        if self.blobs.model_root(first_model) != genesis.model_root:
+        first_model = founding.first_model(genesis, model)
+        if first_model is None or self.blobs.model_root(first_model) != genesis.model_root:
             raise SetUpError(
                 "this machine draws another first model than the genesis names",
                 "it cannot take part; report the processor and the version of numpy",

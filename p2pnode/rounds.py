@@ -93,7 +93,7 @@ class Rounds:
         self.timings = Timings()
         self.driver: Driver
         self.probes = Probes(parts.store)
-        self._house = Housekeeping(parts.store, parts.blobs, corpus=parts.genesis.corpus_digest)
+        self._house = Housekeeping(parts.store, parts.blobs, kept=parts.genesis.blobs)
         self._candidates = Candidates(parts.blobs, self.state, self.replica)
         self._writing = Writing(parts.blobs, lambda: self.pool, self.changed)
         self._started = 0
@@ -113,7 +113,9 @@ class Rounds:
         """A signed announcement arrived. Its bytes are fetched beside everything else."""
         if contribution.author == self.parts.me:
             if contribution.height == self.pool.height and self.synced and self.offering.disowns(contribution):
-                self.driver.key_elsewhere(f"an announcement for height {contribution.height} has our signature and is not ours")
+                self.driver.key_elsewhere(
+                    f"an announcement for height {contribution.height} has our signature and is not ours"
+                )
             return
         ahead = contribution.height == self.state.height + 2
         if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting

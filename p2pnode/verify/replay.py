@@ -9,7 +9,7 @@ import consensus
 from model import compression
 from model.errors import PayloadError, SnapshotError
 from model.replica import Replica
-from p2pnode.founding import model_seed
+from p2pnode.founding import first_model
 from p2pnode.home import Home
 from p2pnode.verify.chain import VerifiedChain
 from p2pnode.verify.database import Database
@@ -20,7 +20,7 @@ from transport import content
 def replay(home: Home, chain: VerifiedChain, database: Database, progress: Callable[[str], None]) -> None:
     ranges: list[tuple[int, int]] = []
     snapshots = dict(snapshot_heights(home))
-    replica = _first_model(chain)
+    replica = _first_model(home, chain)
     for height in range(chain.state.height + 1):
         if replica is None and height in snapshots:
             replica = _certified(chain, height, Replica.load, snapshots[height])
@@ -35,16 +35,24 @@ def replay(home: Home, chain: VerifiedChain, database: Database, progress: Calla
     database.report.replayed = ranges
 
 
-def _first_model(chain: VerifiedChain) -> Replica | None:
-    genesis = chain.genesis
-    return _certified(chain, 0, Replica.initial, genesis.model, genesis.training, model_seed(genesis.nonce))
+def _first_model(home: Home, chain: VerifiedChain) -> Replica | None:
+    genesis, data = chain.genesis, None
+    if genesis.refounded is not None:
+        name = genesis.model_root.hex()
+        try:
+            data = (home.blobs / name[:2] / name).read_bytes()
+        except OSError:
+            return None
+    return _certified(chain, 0, first_model, genesis, data)
 
 
-def _certified(chain: VerifiedChain, height: int, make: Callable[..., Replica], *args: object) -> Replica | None:
+def _certified(chain: VerifiedChain, height: int, make: Callable[..., Replica | None], *args: object) -> Replica | None:
     """A model, if it is the one that the chain certifies for this height; a damaged snapshot is a fault already."""
     try:
         replica = make(*args)
     except (SnapshotError, OSError):
+        return None
+    if replica is None:
         return None
     root = _root(replica)
     return replica if root == chain.roots[height] else None
