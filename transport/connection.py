@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -160,9 +160,7 @@ class Connection:
             self._heard.set()
             self._heard = trio.Event()
             decoder.feed(data)
-            for record in _at_hand(self._stream):
-                self._traffic.received += len(record)
-                decoder.feed(record)
+            self._traffic.received += _drain(self._stream, decoder)
 
     async def _throttle(self) -> None:
         """A peer that pushes faster than its share is read more slowly; it is not punished."""
@@ -193,7 +191,9 @@ class Connection:
         while True:
             now = trio.current_time()
             waiting_since = now if self._waiting_since is None else self._waiting_since
-            dead_at = waiting_since + limits.DEAD_SECONDS  # the sum itself is slept for and compared: a difference rounds otherwise
+            dead_at = (
+                waiting_since + limits.DEAD_SECONDS
+            )  # the sum itself is slept for and compared: a difference rounds otherwise
             if now >= dead_at:
                 raise RemoteFault(self.name, f"nothing heard for {limits.DEAD_SECONDS:.0f} s")
             ping_at = self._ping_at(waiting_since)
@@ -234,18 +234,22 @@ class Connection:
         return self._bye_sent
 
 
-def _at_hand(stream: Any) -> Iterator[bytes]:
-    """What has arrived beyond the record that `receive_some` gave: it hands on one at a time, and the way through the event loop
-    costs more than the decryption. The end of the stream is left for the next `receive_some` to meet."""
+def _drain(stream: Any, decoder: FrameDecoder) -> int:
+    """Take what has arrived beyond the record that `receive_some` gave; returns how much.
+
+    It hands on one record at a time, and the way through the event loop costs more than the decryption. The end of the
+    stream is left for the next `receive_some` to meet.
+    """
     read, size = stream._ssl_object.read, 0
     while size < limits.READ_BYTES:
         try:
-            record = read(limits.RECORD_BYTES)
+            count = read(limits.RECORD_BYTES, decoder.room())
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return
+            break
         except ssl.SSLError as error:
             raise trio.BrokenResourceError from error
-        if not record:
-            return
-        size += len(record)
-        yield record
+        if not count:
+            break
+        decoder.put(count)
+        size += count
+    return size

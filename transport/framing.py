@@ -20,6 +20,8 @@ from transport.limits import (
     HASHES_PER_FRAME,
     HELLO_BYTES_MAX,
     LEAF_BYTES,
+    READ_BYTES,
+    RECORD_BYTES,
     RECORDS_PER_RESPONSE_MAX,
     REQUEST_BYTES_MAX,
     RESPONSE_PART_BYTES_MAX,
@@ -75,6 +77,9 @@ BULK_KINDS: Final = frozenset({Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_
 
 _HEADER: Final = struct.Struct(">BI")
 HEADER_BYTES: Final = _HEADER.size
+_BUFFER_BYTES: Final = READ_BYTES + 2 * max(
+    FRAME_BYTES_MAX.values()
+)  # an incomplete frame, and what one reading brings
 
 
 def encode_frame(kind: int, *parts: Buffer) -> bytes:
@@ -91,21 +96,36 @@ def frame_pieces(kind: int, *parts: Buffer) -> tuple[Buffer, ...]:
 
 
 class FrameDecoder:
-    """Turns a byte stream into frames. Holds at most one incomplete frame and what was fed last."""
+    """Turns a byte stream into frames. Holds at most one incomplete frame and what arrived last."""
 
-    __slots__ = ("_buffer", "_caps", "_offset")
+    __slots__ = ("_buffer", "_end", "_start", "_view")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._offset = 0
-        self._caps = FRAME_BYTES_MAX
+        self._allocate(_BUFFER_BYTES)
+        self._start = self._end = 0
 
     def feed(self, data: Buffer) -> None:
         """Take in what arrived. Frames are then read off by iterating."""
-        if self._offset:
-            del self._buffer[: self._offset]
-            self._offset = 0
-        self._buffer += data
+        held = self._end - self._start
+        if held + len(data) > len(self._buffer):  # more at once than a connection ever reads
+            kept = bytes(self._view[self._start : self._end])
+            self._allocate(2 * (held + len(data)))
+            self._buffer[:held] = kept
+            self._start, self._end = 0, held
+        elif self._end + len(data) > len(self._buffer) or not held:
+            self._move_down()
+        self._view[self._end : self._end + len(data)] = data
+        self._end += len(data)
+
+    def room(self) -> memoryview:
+        """Where to put what arrives next, RECORD_BYTES at least; then say `put`."""
+        if self._end + RECORD_BYTES > len(self._buffer) or self._start == self._end:
+            self._move_down()
+        return self._view[self._end :]
+
+    def put(self, count: int) -> None:
+        """So many bytes were written to `room`."""
+        self._end += count
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Complete frames as (kind, body); raises Malformed at a header that breaks a cap."""
@@ -113,20 +133,28 @@ class FrameDecoder:
             yield frame
 
     def next(self) -> tuple[int, bytes] | None:
-        """The next complete frame, or None until more is fed."""
-        start = self._offset + HEADER_BYTES
-        if len(self._buffer) < start:
+        """The next complete frame, or None until more has come."""
+        start = self._start + HEADER_BYTES
+        if self._end < start:
             return None
-        kind, length = _HEADER.unpack_from(self._buffer, self._offset)
-        cap = self._caps.get(kind)
+        kind, length = _HEADER.unpack_from(self._buffer, self._start)
+        cap = FRAME_BYTES_MAX.get(kind)
         if cap is None:
             raise Malformed(f"a frame of unknown kind 0x{kind:02x}")
         if length > cap:
             raise Malformed(f"a frame of kind 0x{kind:02x} with {length} bytes, at most {cap}")
         end = start + length
-        if len(self._buffer) < end:
+        if self._end < end:
             return None
-        with memoryview(self._buffer) as view:
-            body = bytes(view[start:end])
-        self._offset = end
-        return kind, body
+        self._start = end
+        return kind, bytes(self._view[start:end])
+
+    def _allocate(self, size: int) -> None:
+        self._buffer = bytearray(size)  # its pages cost nothing until they are written
+        self._view = memoryview(self._buffer)
+
+    def _move_down(self) -> None:
+        held = self._end - self._start
+        if held:
+            self._view[:held] = bytes(self._view[self._start : self._end])
+        self._start, self._end = 0, held

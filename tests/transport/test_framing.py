@@ -2,6 +2,7 @@
 
 import struct
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as some
 
 from transport.errors import Malformed
 from transport.framing import APPLICATION_KIND_MIN, BULK_KINDS, FRAME_BYTES_MAX, FrameDecoder, Kind, encode_frame
+from transport.limits import READ_BYTES, RECORD_BYTES
 
 SMALL = some.tuples(some.sampled_from([Kind.ENVELOPE, Kind.REQUEST, Kind.LEAF, 0x80, 0xFF]), some.binary(max_size=200))
 
@@ -28,6 +30,35 @@ def test_any_cut_of_the_stream_gives_the_same_frames(frames: list[tuple[int, byt
     places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
     pieces = [stream[a:b] for a, b in pairwise(places)]
     assert decode(*pieces) == [(int(kind), body) for kind, body in frames]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_stream_that_is_written_into_the_room_gives_the_same_frames(seed: int) -> None:
+    """For longer than the buffer is, so that it is used again and again."""
+    random = Random(seed)
+    kinds = [Kind.LEAF, Kind.ENVELOPE, Kind.PING, 0x81]
+    frames = [
+        (kind, random.randbytes(random.randint(0, FRAME_BYTES_MAX[kind]))) for kind in random.choices(kinds, k=24)
+    ]
+    stream, place, found = b"".join(encode_frame(*frame) for frame in frames), 0, []
+    decoder = FrameDecoder()
+    while place < len(stream):
+        room = decoder.room()
+        count = min(len(room), random.randint(1, RECORD_BYTES), len(stream) - place)
+        assert len(room) >= RECORD_BYTES
+        if random.random() < 0.2:
+            decoder.feed(stream[place : place + count])
+        else:
+            room[:count] = stream[place : place + count]
+            decoder.put(count)
+        place += count
+        if random.random() < 0.5:
+            found.extend(decoder)
+            assert decoder.next() is None
+        elif place - sum(5 + len(body) for _, body in found) > READ_BYTES:  # no connection reads on before that
+            found.extend(decoder)
+    found.extend(decoder)
+    assert found == [(int(kind), body) for kind, body in frames]
 
 
 @pytest.mark.parametrize("kind", sorted(FRAME_BYTES_MAX))
