@@ -128,6 +128,10 @@ def view_certificate(s: State, quorum: ExprRef, view: ExprRef) -> BoolRef:
     return ForAll(_voter, Implies(member(_voter, quorum), s.has_committed(_voter, view)))
 
 
+def prepared_anything(s: State, quorum: ExprRef, view: ExprRef) -> BoolRef:
+    return ForAll(_voter, Implies(member(_voter, quorum), s.has_prepared(_voter, view)))
+
+
 # -- actions --
 
 Guard = dict[str, BoolRef]
@@ -213,12 +217,19 @@ def l4_commit_nil_timeout(s: State) -> Transition:
     return Transition(_step_prepare(s), _commit(s, NIL))
 
 
+def l5_commit_nil_hopeless(s: State) -> Transition:
+    """That no block can win any more is a matter of progress; it is safe in any case."""
+    guard = {**_step_prepare(s), "a quorum has prepared something": prepared_anything(s, QUORUM, VIEW)}
+    return Transition(guard, _commit(s, NIL))
+
+
 def w3_next_view(s: State) -> Transition:
-    guard = {
-        "honest": honest(ME),
-        "in the view before": s.at(ME, LEFT_VIEW),
-        "the next view": And(before(LEFT_VIEW, VIEW), ForAll(u, Not(And(before(LEFT_VIEW, u), before(u, VIEW))))),
-    }
+    return Transition(_step_to_the_next_view(s), _enter(s))
+
+
+def w5_next_view_hopeless(s: State) -> Transition:
+    """That no block can win any more is a matter of progress, as in L5."""
+    guard = {**_step_to_the_next_view(s), "certificate of the view before": view_certificate(s, QUORUM, LEFT_VIEW)}
     return Transition(guard, _enter(s))
 
 
@@ -276,6 +287,7 @@ def byzantine(s: State) -> Transition:
             proposed=_with_lies(s.proposed, "proposed"),
             prepared=_with_lies(s.prepared, "prepared"),
             committed=_with_lies(s.committed, "committed"),
+            has_prepared=_with_lies(s.has_prepared, "has_prepared"),
             has_committed=_with_lies(s.has_committed, "has_committed"),
         ),
     )
@@ -293,9 +305,11 @@ ACTIONS: dict[str, Action] = {
         l1_lock_and_commit,
         l2_commit_nil,
         l4_commit_nil_timeout,
+        l5_commit_nil_hopeless,
         c2_decide,
         w3_next_view,
         w4_follow,
+        w5_next_view_hopeless,
         x2_restart,
         byzantine,
     )
@@ -346,6 +360,14 @@ def _step_prepare(s: State) -> Guard:
         "honest": honest(ME),
         "in this view": s.at(ME, VIEW),
         "step prepare": And(s.has_prepared(ME, VIEW), Not(s.has_committed(ME, VIEW))),
+    }
+
+
+def _step_to_the_next_view(s: State) -> Guard:
+    return {
+        "honest": honest(ME),
+        "in the view before": s.at(ME, LEFT_VIEW),
+        "the next view": And(before(LEFT_VIEW, VIEW), ForAll(u, Not(And(before(LEFT_VIEW, u), before(u, VIEW))))),
     }
 
 
