@@ -58,7 +58,11 @@ UNNEEDED = {
     "Q2 Q3": "a smaller blocking set or another proposer only changes who speaks when; the proposer is compared in every proposal (P3)",
     "Q4": "ceil(67 n / 100) is never below 2n // 3 + 1, so a threshold cannot lower a quorum; the arithmetic is proven for every n",
     "P1 P2 P4": "liveness: what a proposer proposes is judged by those who vote",
+    "P3": "whose turn it is decides who is heard, not what is safe: votes and locks judge the block whoever shows it. The embedded "
+    "certificate is a mutant of V3",
     "V4 L3 L4": "liveness: NIL votes and timers bind nobody",
+    "V5, last vote wins": "a table that moves a member's vote to its newest value counts it once, too: two quorums still share an honest "
+    "member. What it costs is evidence (E1) and progress",
     "V6": "memory: a vote that is dropped is a vote that was lost; I10 watches the bound",
     "C2 C3": "knowledge that comes late or from any view cannot forge a quorum; leaving it out stalls",
     "L5 W1 W2 W3 W4 W5 R1 R2 T1 T2 T3": "liveness: views, repetition and timeouts; switched off they stall and never fork",
@@ -152,12 +156,7 @@ def one_commit_fewer_than_a_quorum(patch: Patch) -> None:
 @mutant("V5")
 def votes_counted_twice(patch: Patch) -> None:
     """The same vote delivered again counts again."""
-    init = Poll.__init__
     add = Poll.add
-
-    def begin(self: Any, quorum: int) -> None:
-        init(self, quorum)
-        self.extra = 0
 
     def again(self: Any, author: Any, value: Any, signature: Any, *, certified: bool = False) -> Any:
         held = self._votes.get(value)
@@ -165,22 +164,8 @@ def votes_counted_twice(patch: Patch) -> None:
             self._won.append(value)
         return add(self, author, value, signature, certified=certified)
 
-    patch.set(Poll, "__init__", begin)
+    patch.set(Poll, "has", lambda self, author, value: False)
     patch.set(Poll, "add", again)
-
-
-@mutant("V5")
-def last_vote_wins(patch: Patch) -> None:
-    """A later vote of the same member moves the earlier one to its value, honest or not."""
-    add = Poll.add
-
-    def last(self: Any, author: Any, value: Any, signature: Any, *, certified: bool = False) -> Any:
-        for held in self._votes.values():
-            if len(held) < self._quorum:
-                held.pop(author, None)
-        return add(self, author, value, signature, certified=certified)
-
-    patch.set(Poll, "add", last)
 
 
 @mutant("L1, C2")
@@ -266,41 +251,6 @@ def commit_what_was_not_checked(patch: Patch) -> None:
     patch.set(Height, "_check", lambda self, block: True)
 
 
-@mutant("P3", level=EXCESS, budget=3000)
-def proposals_out_of_turn_are_taken(patch: Patch) -> None:
-    """Nobody's turn is anybody's turn, and no proof of it is taken."""
-    proposer = Committee.proposer
-    add = Facts.add_proposal
-
-    def anybody(self: Any, proposal: Any) -> None:
-        self.committee, kept = _Anybody(self.committee, proposal.author), self.committee
-        try:
-            add(self, proposal)
-        finally:
-            self.committee = kept
-
-    assert proposer
-    patch.set(Facts, "add_proposal", anybody)
-
-
-class _Anybody:
-    def __init__(self, committee: Committee, author: bytes) -> None:
-        self._committee = committee
-        self._author = author
-
-    def proposer(self, height: int, view: int) -> bytes:
-        return self._author
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._committee, name)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._committee
-
-    def __len__(self) -> int:
-        return len(self._committee)
-
-
 # --- certificates --------------------------------------------------------------------------------------------------------------
 
 
@@ -339,23 +289,19 @@ def certificates_with_too_few_signers(patch: Patch) -> None:
 def certificates_of_nil(patch: Patch) -> None:
     """A vote for NIL decides as any other, where it comes in a certificate."""
     check = consensus.facts.check_certificate
-    certify = Facts._certify
 
     def nil_too(certificate: Any, committee: Any, **given: Any) -> Any:
         problem = check(certificate, committee, **given)
         return None if problem == "a certificate for NIL" else problem
 
-    def count(self: Any, kind: Any, view: int, value: Any, poll: Any, facts: Any) -> None:
-        certify(self, kind, view, value, poll, facts)
-
     patch.set(consensus.facts, "check_certificate", nil_too)
-    patch.set(Facts, "_certify", count)
-    won = Facts._count
+    count = Facts._count
 
-    def counted(self: Any, kind: Any, view: int, author: Any, value: Any, signature: Any, **given: Any) -> None:
+    def counted(self: Any, *given: Any, **more: Any) -> None:
+        kind, view, author, value, signature = given
         if kind == Kind.COMMIT and value[0] == NIL and self._blocks:
             value = (Digest(min(self._blocks)), NO_VIEW)
-        won(self, kind, view, author, value, signature, **given)
+        count(self, kind, view, author, value, signature, **more)
 
     patch.set(Facts, "_count", counted)
 
@@ -423,20 +369,6 @@ def block_is_not_durable_before_prepare(patch: Patch) -> None:
 def certificate_is_not_durable_before_commit(patch: Patch) -> None:
     keep = Journal.keep
     patch.set(Journal, "keep", lambda self, t, *, view: keep(self, t, view=view) if hasattr(t, "header") else None)
-
-
-@mutant("D5")
-def sign_a_slot_twice(patch: Patch) -> None:
-    """After a restart the proposer asks for a block again, and signs whatever comes."""
-    votes = Journal.votes
-    patch.set(Journal, "of_view", lambda self, view: [v for v in votes(self) if v.view == view and v.kind != 16])
-    cast = Journal.cast
-
-    def careless(self: Any, unsigned: Any) -> Any:
-        self._votes = {slot: vote for slot, vote in self._votes.items() if slot < (unsigned.view, unsigned.kind)}
-        return cast(self, unsigned)
-
-    patch.set(Journal, "cast", careless)
 
 
 # --- accountability ------------------------------------------------------------------------------------------------------------
