@@ -2,6 +2,7 @@
 
     python -m tests.p2pnode.killing DIRECTORY --kills 200 --seed 7       SIGKILL at random moments
     python -m tests.p2pnode.killing DIRECTORY --boundaries 1:60:1        one node dies at its 1st, 2nd, ... effect, life after life
+    python -m tests.p2pnode.killing DIRECTORY --full                     one node's disk runs full: DIRECTORY/node-1 is a small one
 
 What it is: the fourth level of simulation. The nodes are whole, with real disks and sockets; only training is left out, and each writes down
 every statement before it sends it, which outlives a kill. In the end nobody may ever have signed two things for one slot or forgotten
@@ -29,6 +30,7 @@ from p2pnode import node
 from p2pnode.cli import launch
 from p2pnode.config import Config, Endpoint
 from p2pnode.driver import Driver
+from p2pnode.errors import ExitCode, render_error, user_error
 from p2pnode.files import FILES, Files
 from p2pnode.founding import open_blobs, write_genesis
 from p2pnode.gossip import Gossip, message_of
@@ -173,8 +175,13 @@ class Network:
             os.dup2(output, 2)
             kit = make_kit(home, Countdown(die_after), early)
             code = launch(config, lambda home, config: node.run(home, config, kit=kit))
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as problem:
+            shown = user_error(problem)
+            if shown is None:
+                sys.excepthook(*sys.exc_info())
+            else:
+                code = shown.exit_code
+                sys.stderr.write(f"{render_error(shown)}\n")
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -183,11 +190,11 @@ class Network:
         os.kill(self._pids[place], signal.SIGKILL)
         self.wait(place)
 
-    def wait(self, place: int) -> None:
-        """Until it is gone. However it ends but by SIGKILL or in order is trouble."""
+    def wait(self, place: int, *expected: int) -> None:
+        """Until it is gone. However it ends but by SIGKILL, in order, or as expected is trouble."""
         _, status = os.waitpid(self._pids.pop(place), 0)
         code = os.waitstatus_to_exitcode(status)
-        if code not in (0, -signal.SIGKILL):
+        if code not in (0, -signal.SIGKILL, *expected):
             last = (self.homes[place].path / "output.log").read_text().strip().splitlines()[-1:]
             self.troubles.append(f"node {place + 1} ended with {code}: {' '.join(last)}")
 
@@ -269,6 +276,29 @@ def kill_at_boundaries(network: Network, boundaries: range, *, early: bool) -> l
     return reached
 
 
+def fill_the_disk(network: Network) -> list[str]:
+    """Node 1 has no room until it ends by itself; then it has, and starts again. Returns its last words."""
+    ballast = network.homes[0].path / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not network.gone(0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if not network.gone(0):
+        network.troubles.append("a full disk was not noticed")
+        return []
+    network.wait(0, ExitCode.SET_UP)
+    words = (network.homes[0].path / "output.log").read_text().strip().splitlines()[-2:]
+    ballast.unlink()
+    network.start(0)
+    network.wait_for_height(network.tip() + 2)
+    return words
+
+
 def statements(network: Network) -> Iterator[consensus.Message]:
     """Everything that anybody sent in any life; what a kill cut short was not sent."""
     chain_id = consensus.Digest(network.genesis.chain_id)
@@ -341,21 +371,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--boundaries", default="")
     parser.add_argument("--early", action="store_true")
+    parser.add_argument("--full", action="store_true")
     wanted = parser.parse_args()
     network = Network(wanted.directory)
     for place in range(NODES):
         network.start(place)
     reached: list[int] = []
+    words: list[str] = []
     if network.wait_for_height(2):
         if wanted.kills:
             kill_at_random(network, wanted.kills, wanted.seed)
         if wanted.boundaries:
             first, last, step = map(int, wanted.boundaries.split(":"))
             reached = kill_at_boundaries(network, range(first, last + 1, step), early=wanted.early)
+        if wanted.full:
+            words = fill_the_disk(network)
         if not network.troubles:
             network.wait_for_height(network.tip() + 2)
     network.stop()
-    result = judge(network) | {"boundaries": reached}
+    result = judge(network) | {"boundaries": reached, "last_words": words}
     sys.stdout.write(f"{json.dumps(result)}\n")
     return 0 if result["sound"] else 1
 
