@@ -33,7 +33,7 @@ def together(*machines: Machine) -> None:
 
 def go_on(heights: int, *machines: Machine) -> int:
     """So many heights further on every one, one root at each; returns the height."""
-    height = max(machine.status()["height"] for machine in machines) + heights
+    height = max(machine.until(lambda s: "height" in s)["height"] for machine in machines) + heights
     for machine in machines:
         machine.until(lambda s: s["height"] >= height)
     assert same_at_every_common_height(*machines) >= 1
