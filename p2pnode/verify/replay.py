@@ -4,6 +4,7 @@ It begins at M(0), or at a snapshot whose root was compared, and again at the ne
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import consensus
 from model import compression
@@ -23,7 +24,7 @@ def replay(home: Home, chain: VerifiedChain, database: Database, progress: Calla
     replica = _first_model(home, chain)
     for height in range(chain.state.height + 1):
         if replica is None and height in snapshots:
-            replica = _certified(chain, height, Replica.load, snapshots[height])
+            replica = _certified(chain, height, snapshots[height])
         if replica is None or height == chain.state.height:
             continue
         replica = _step(home, replica, chain, database, height=height + 1)
@@ -36,26 +37,26 @@ def replay(home: Home, chain: VerifiedChain, database: Database, progress: Calla
 
 
 def _first_model(home: Home, chain: VerifiedChain) -> Replica | None:
-    genesis, data = chain.genesis, None
-    if genesis.refounded is not None:
-        name = genesis.model_root.hex()
-        try:
-            data = (home.blobs / name[:2] / name).read_bytes()
-        except OSError:
-            return None
-    return _certified(chain, 0, first_model, genesis, data)
+    """Drawn, or where the network was refounded the model that its homes keep."""
+    replica = first_model(chain.genesis, _blob(home, chain.genesis.model_root))
+    return replica if replica is not None and _root(replica) == chain.roots[0] else None
 
 
-def _certified(chain: VerifiedChain, height: int, make: Callable[..., Replica | None], *args: object) -> Replica | None:
-    """A model, if it is the one that the chain certifies for this height; a damaged snapshot is a fault already."""
+def _blob(home: Home, digest: bytes) -> bytes | None:
+    name = digest.hex()
     try:
-        replica = make(*args)
+        return (home.blobs / name[:2] / name).read_bytes()
+    except OSError:
+        return None
+
+
+def _certified(chain: VerifiedChain, height: int, path: Path) -> Replica | None:
+    """A snapshot, if it is the model that the chain certifies for this height; else it is a fault already."""
+    try:
+        replica = Replica.load(path)
     except (SnapshotError, OSError):
         return None
-    if replica is None:
-        return None
-    root = _root(replica)
-    return replica if root == chain.roots[height] else None
+    return replica if _root(replica) == chain.roots[height] else None
 
 
 def _root(replica: Replica) -> bytes:
@@ -73,13 +74,9 @@ def _step(home: Home, replica: Replica, chain: VerifiedChain, database: Database
     if any(weights):
         payloads = []
         for contribution in block.contributions:
-            name = contribution.payload_digest.hex()
-            try:
-                data = (home.blobs / name[:2] / name).read_bytes()
-            except OSError:
-                return None
-            if bytes(content.digest_of(data)) != contribution.payload_digest:
-                return None  # a fault already
+            data = _blob(home, contribution.payload_digest)
+            if data is None or bytes(content.digest_of(data)) != contribution.payload_digest:
+                return None  # not kept; or damaged, which is a fault already
             payloads.append(data)
         try:
             for data in payloads:
