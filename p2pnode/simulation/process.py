@@ -253,7 +253,8 @@ class Process:
         salts = self.traitor.contributes() if self.traitor is not None else (b"",)
         offered: list[Contribution] = []
         for i in range(world.options.nodes):
-            if (i + effect.height + self.taste) % 3 or i == self.index or world.everybody_contributes:
+            chosen = (i + effect.height + self.taste) % 3 or world.everybody_contributes
+            if i == self.index or (chosen and world.hears(self.index, i)):
                 salt = max(salts, key=len) if i == self.index else b""
                 offered.append(contribution(world.signatures, i, state, salt=salt))
         listed = [c for c in offered if contribution_problem(c, state) is None]

@@ -328,6 +328,10 @@ class World:
             loss = max(self.options.loss, 0.6) if honest else 0.0
         return (loss > 0 and self.rng.random() < loss) or self.faults.cut(source, target, self.now)
 
+    def hears(self, node: int, author: int) -> bool:
+        """Whether what `author` offers to this height can have reached `node`."""
+        return self.processes[author].engine is not None and not self._cut(author, node)
+
     def send_all(self, source: Process, thing: Thing) -> None:
         for target in self._others(source):
             if source.traitor is None:
