@@ -2,7 +2,7 @@
 
 The first is checked against everything that honest nodes sign in simulated scenarios: no two of their statements, no one alone, and
 none with somebody else's makes evidence. The second on forks that are built on purpose: in one view and across views, by scripts that
-avoid every double signature, so that only amnesia is left to show, and by twins.
+avoid every double signature, so that only amnesia is left to show, and by twins. `forks.py` compares what both sides held.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""Where offences are found: in statements alone, in certificates, in what a message carries inside, and in a height decided already."""
+"""Where offences are found: in statements alone, in certificates, in what a message carries inside, and in a height decided already.
+
+What `facts.py` notices of votes and proposals, and `tally.py` of two votes in one slot.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Single rules of one engine; most are mistakes that other implementations made (nil votes counted, locks lost, ...)."""
+"""Single rules of one engine; most are mistakes that other implementations made (nil votes counted, locks lost, ...).
+
+The branches are those of `height.py`; what is signed and in which order it is logged, `journal.py`'s.
+"""
 
 import pytest
 
