@@ -282,6 +282,7 @@ class Node:
         restored = restore_decisions(self.home.votes, store, consensus.Digest(genesis.chain_id))
         if restored:
             self.log.info("decisions taken from the vote log", heights=restored)
+        store.make_durable()  # what a killed process left is seen, and may not be on the disk yet
         return store
 
     async def _drain(self, early: dict[bytes, transport.FrameReceived]) -> None:

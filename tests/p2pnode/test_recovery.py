@@ -1,14 +1,16 @@
 """The vote log at a start: when it is trusted, who observes and for how long, and what is said again."""
 
+import random
 from pathlib import Path
 
 import pytest
 
 import consensus
+from consensus.record import record_of_vote
 from p2pnode.recovery import Recovery, Standing, chain_shows, logged_contributions, restore_decisions, take_up
-from p2pnode.vote_records import Announced, Decided, Silent, encode
+from p2pnode.vote_records import Announced, Decided, Signed, Silent, encode
 from p2pnode.wal import VoteLog
-from tests.p2pnode.little import Chain, RecordingLog, contribution, payload
+from tests.p2pnode.little import Chain, RecordingLog, contribution, payload, sign
 from tests.p2pnode.rig import Rig
 
 
@@ -97,3 +99,31 @@ async def test_a_record_that_is_none_makes_a_log_that_cannot_be_trusted(rig, tmp
         assert recovery.revival is None and recovery.records == (Silent(0),)
     else:
         assert recovery.revival.height == 5 and "record 2 is none" in recovery.revival.why
+
+
+async def test_whatever_happens_to_the_log_no_slot_is_signed_twice(rig, tmp_path):
+    """Any bit turned: silence. Cut short anywhere: what had been acknowledged is signed no other way, and the rest never left."""
+    path, me = tmp_path / "votes", consensus.PublicKey(rig.identity.public_key)
+    state, (block, _) = rig.rounds.state, rig.chain.grow().decided[0]
+    said = [
+        sign(rig.identity, state.chain_id, consensus.Prepare(me, 1, 0, block.hash, -1, consensus.Signature(b""))),
+        sign(rig.identity, state.chain_id, consensus.Commit(me, 1, 0, block.hash, consensus.Signature(b""))),
+    ]
+    log = VoteLog(path)
+    ends = []
+    for message in said:
+        log.append(encode(Signed(record_of_vote(message, chain_id=state.chain_id))))
+        ends.append(len(path.read_bytes().rstrip(b"\0")))
+    log.close()
+    whole = path.read_bytes()
+    alone = len(state.membership.current) == 1
+    draw = random.Random(5)
+    for _ in range(60):
+        at = draw.randrange(len(whole)) if draw.random() < 0.3 else draw.randrange(ends[-1])
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
+        assert alone or recovered(rig, path, seen=1).revival is not None
+    for length in range(512, ends[-1] + 1, 7):
+        path.write_bytes(whole[:length].ljust(len(whole), b"\0"))
+        recovery = recovered(rig, path)
+        assert recovery.revival is None
+        assert len(recovery.records) == sum(length >= end for end in ends)
