@@ -278,6 +278,11 @@ class Rounds:
         self._fetching.start_soon(partial(in_thread, self.parts.store.put_evidence, [evidence]))
         self.changed.fire()
 
+    def _is_pending(self) -> bool:
+        """Whether a block is wanted though nobody trains: for what no block holds yet, or for a committee that has not begun."""
+        engine, membership = self.driver.engine, self.state.membership
+        return bool(engine.pending_evidence or engine.pending_requests) or membership.next != membership.current
+
     def requested(self, request: consensus.Request) -> None:
         """Somebody asks to join or to leave, and a block may carry it (rule e)."""
         kind = request.kind.name.lower()
@@ -427,9 +432,6 @@ class Rounds:
         if listed:
             self.listed.append(listed)
         self.offering.closed(block.height, block.contributions)
-        engine = self.driver.engine
-        pending = engine.pending_evidence or engine.pending_requests
-        self._pending_since = trio.current_time() if pending else None
 
     def _become(self, position: Position) -> None:
         """The one place where the agreed state changes: height, model and pool together, without awaiting in between."""
@@ -440,6 +442,7 @@ class Rounds:
         self._candidates = Candidates(self.parts.blobs, state, replica)
         self.parts.blobs.keep_model(state.model_root, replica)
         self.offering.opened()
+        self._pending_since = trio.current_time() if self._is_pending() else None
         self._wasteful.clear()
         closed, self.pool = self.pool, self._new_pool()
         for fetch in self._underway:

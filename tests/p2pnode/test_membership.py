@@ -88,8 +88,37 @@ def test_one_of_five_leaves_while_they_train_and_the_last_one_cannot(machines: M
         node.until(lambda s: s["members"] == 4)
     assert first.status()["role"] == "observer"
     go_on(3, *others)
+    for node in (first, *others):
+        node.client.pause()
+    others[0].until(lambda s: s["verdict"] == "idle")
+    assert command(others[1], "leave", "--yes").returncode == 0  # what is asked for makes heights of its own
+    for node in (others[0], *others[2:]):
+        node.until(lambda s: s["members"] == 3)
+        node.client.train()
+    go_on(2, *others)
     rows = {row["height"]: row for row in others[0].client.rounds(10_000)}
-    assert [gone["why"] for row in rows.values() for gone in row["left"]] == ["left"]
+    assert [gone["why"] for row in rows.values() for gone in row["left"]] == ["left", "left"]
+
+
+@pytest.mark.long
+def test_who_is_absent_for_fifty_heights_is_put_out_and_may_come_back(machines: Make, tmp_path: Path) -> None:
+    nodes = [machines(name) for name in ("first", "second", "third", "fourth", "fifth")]
+    address = founder(nodes[0], tmp_path)
+    for node in nodes[1:]:
+        node.start("--listen", "127.0.0.1:0", "--bootstrap", address)
+    together(*nodes)
+    absentee, *others = reversed(nodes)
+    node_id = absentee.status()["node"]
+    assert absentee.end(signal.SIGKILL) == -signal.SIGKILL
+    others[0].until(lambda s: [row["node"] for row in s["absent"]] == [node_id])
+    for node in others:
+        node.until(lambda s: s["members"] == 4)
+    rows = {row["height"]: row for row in others[0].client.rounds(10_000)}
+    assert [gone for row in rows.values() for gone in row["left"]] == [{"node": node_id, "why": "absent"}]
+    absentee.start()
+    absentee.until(lambda s: s["role"] == "contributor")
+    absentee.until(lambda s: s["role"] == "member" and s["members"] == 5)
+    go_on(2, *nodes)
 
 
 @pytest.mark.long

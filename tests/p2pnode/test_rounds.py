@@ -1,4 +1,4 @@
-"""One round, told by its parts: a real trainer, store, engine and vote log; what peers would say is handed in."""
+"""One round, told by its parts (offering.py is what this node says itself): a real trainer, store, engine and vote log; peers are handed in."""
 
 from dataclasses import replace
 
@@ -174,7 +174,7 @@ async def test_what_strangers_say_early_is_bounded(tmp_path, monkeypatch):
     async with rig.running():
         for stranger in identities(12):
             rig.rounds.heard(contribution(stranger, after.state, payload(1)))
-        assert len(rig.rounds._later) == 3
+        assert len(rig.rounds._later) == 2
 
 
 async def test_a_proposal_of_impossible_lengths_is_refused_before_anything_is_fetched(tmp_path):
@@ -387,6 +387,22 @@ async def test_the_record_of_a_contribution_names_its_height(tmp_path):
     envelope = rig.gossip.envelope(contribution(rig.identity, rig.rounds.state, payload(1)))
     assert decode(encode(Announced(7, envelope))) == Announced(7, envelope)
     rig.close()
+
+
+async def test_a_committee_that_has_not_begun_opens_a_height_when_nobody_trains(tmp_path):
+    """Who left is a member until the block after the one that says so."""
+    rig = Rig(tmp_path, members=4, trains=False)
+    rig.gossip.statuses.update({i.public_key: status(1) for i in rig.chain.founders[1:]})
+    after = rig.position_after(1)
+    rest = consensus.Committee.of(after.state.membership.next.members[1:])
+    changing = replace(after.state, membership=replace(after.state.membership, next=rest))
+    async with rig.running():
+        rig.rounds.adopt(replace(after, state=changing))
+        opened = rig.rounds.timings.opened
+        assert rig.rounds._start_moment() == pytest.approx(opened + 3, abs=0.01)
+        begun = replace(changing, membership=replace(changing.membership, current=rest), height=2)
+        rig.rounds.adopt(replace(after, state=begun))
+        assert rig.rounds._start_moment() is None
 
 
 async def test_evidence_opens_a_height_when_nobody_trains(tmp_path):
