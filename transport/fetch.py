@@ -49,6 +49,7 @@ class _Source:
     stretch_began: float
     stretch_bytes: int = 0
     range_seconds: float | None = None
+    owed: set[Expected] = field(default_factory=set)
     failure: str | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -102,8 +103,9 @@ class Fetch:
                 if not self._active:
                     break
                 changed = self._changed
-                with trio.move_on_after(limits.RATE_SECONDS / 4):
+                with trio.move_on_at(self._silent_at()):
                     await changed.wait()
+                self._watch()
             nursery.cancel_scope.cancel()
         if self._broken is not None:
             raise self._broken
@@ -112,6 +114,20 @@ class Fetch:
             raise RequestFailed(
                 f"nobody left to ask for {plan.digest.hex()[:12]} ({tried or 'no holder is connected'})"
             )
+
+    def _silent_at(self) -> float:
+        """When to look after the holders again."""
+        now = trio.current_time()
+        silent = (each.heard_at + limits.HOLDER_SECONDS_MAX for each in self._active.values() if each.owed)
+        return min(now + limits.RATE_SECONDS / 4, *silent, now + limits.HOLDER_SECONDS_MAX)
+
+    def _watch(self) -> None:
+        """Whoever owes something and was not heard of for too long has failed."""
+        now = trio.current_time()
+        for source in self._active.values():
+            if source.owed and now >= source.heard_at + limits.HOLDER_SECONDS_MAX:
+                for expected in tuple(source.owed):
+                    expected.fail(f"fell silent for {limits.HOLDER_SECONDS_MAX:g} s")
 
     def _fire(self) -> None:
         self._changed.set()
@@ -273,15 +289,13 @@ class Fetch:
                 self._fire()
 
     async def _finish(self, source: _Source, expected: Expected) -> None:
-        """Wait for the answer, for as long as this holder is heard of; a failure ends all of its requests."""
+        """Wait for the answer, for as long as `_watch` lets us; a failure ends all of this holder's requests."""
         source.heard_at = trio.current_time()
-        while not expected.done.is_set():
-            deadline = source.heard_at + limits.HOLDER_SECONDS_MAX
-            if trio.current_time() >= deadline:
-                expected.fail(f"fell silent for {limits.HOLDER_SECONDS_MAX:g} s")
-                break
-            with trio.move_on_at(deadline):
-                await expected.done.wait()
+        source.owed.add(expected)
+        try:
+            await expected.done.wait()
+        finally:
+            source.owed.discard(expected)
         if expected.failure is not None and source.failure is None:
             source.failure = expected.failure
             source.scope.cancel()
