@@ -90,7 +90,7 @@ class Links:
     def reachable(self, live: Collection[bytes], members: Collection[bytes]) -> set[bytes]:
         """Of the members those that we hear, and those that they hear, and so on; with ourselves, if we are one."""
         found = {member for member in members if member in live or member == self._me}
-        edge = list(found)
+        edge = [member for member in found if member != self._me]  # whom we hear is known better from `live`
         while edge:
             one = edge.pop()
             beyond = {m for m in members if m not in found and self.linked(one, m)}

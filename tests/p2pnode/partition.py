@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 90.0
 class Committee:
     """`count` founders, each a whole node."""
 
+    nursery: trio.Nursery
+
     def __init__(self, directory: Path, count: int, board: Switchboard, *, trains: bool, kit: Kit | None = None) -> None:
         self.board = board
         self.identities = identities(count)
@@ -93,10 +95,11 @@ async def committee(
     async with trio.open_nursery() as nursery:
         await nursery.start(board.run)
         made = Committee(directory, count, board, trains=trains, kit=kit)
+        made.nursery = nursery
         if links is not None:
             allow_only(board, count, links)
         for place, node in enumerate(made.nodes):
-            await start(nursery, made, place, node)
+            await start(made, place, node)
         introduce(made)
         yield made
         for node in made.nodes:
@@ -114,7 +117,7 @@ def allow_only(board: Switchboard, count: int, links: Iterable[tuple[int, int]])
                 board.link(a, b).refuses = True
 
 
-async def start(nursery: trio.Nursery, made: Committee, place: int, node: Node) -> None:
+async def start(made: Committee, place: int, node: Node) -> None:
     """Run a node, its dials from its place at the switchboard."""
     node.ended = trio.Event()  # type: ignore[attr-defined]
 
@@ -125,7 +128,7 @@ async def start(nursery: trio.Nursery, made: Committee, place: int, node: Node) 
             node.ended.set()  # type: ignore[attr-defined]
 
     token = MACHINE.set(Switched(place, made.board.port))
-    nursery.start_soon(live)
+    made.nursery.start_soon(live)
     MACHINE.reset(token)
     while node.bound is None:
         await trio.sleep(0.01)  # noqa: ASYNC110
