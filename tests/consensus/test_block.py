@@ -183,6 +183,13 @@ def test_evidence_in_a_block_is_checked_unique_and_bounded() -> None:
     assert evidence_hash((proof,)) != evidence_hash(())
 
 
+def test_contributions_are_in_the_codec_of_the_network() -> None:
+    (good,) = [c for c in second().contributions if c.author == key(0)]
+    other = BENCH.sign(replace(good, codec=2))
+    block = build_block(BlockTemplate(SECOND_STATE, key(2)), contributions=[other], model_root=Digest(b"\3" * 32))
+    assert problem(block) == "a contribution in another codec than the network's"
+
+
 def test_a_state_only_moves_to_the_block_that_follows() -> None:
     with pytest.raises(LocalFault):
         BENCH.state.after(second(), BENCH.committed(0, second(), (0, 1, 2)))

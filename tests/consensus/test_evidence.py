@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from consensus import Digest, Evidence, EvidenceKind, Malformed, Purpose, check_evidence
+from consensus import Committee, Digest, Evidence, EvidenceKind, Malformed, Purpose, check_evidence
 from consensus.advance import evidence_problem
 from consensus.evidence import EVIDENCE_BYTES_MAX, evidence_of
 from p2pnode.simulation.keys import key
@@ -150,6 +150,18 @@ def test_whose_turn_it_was_is_told_as_long_as_the_committee_is_known() -> None:
         block = BENCH.block_on(state)
         state = state.after(block, BENCH.committed(0, block, (0, 1, 2)))
     assert told == [None, None, "evidence about a turn of a committee that is not known any more"]
+
+
+def test_whose_turn_it_was_is_told_by_the_committee_of_that_height() -> None:
+    """Four members at height 8, five at height 9: n0 proposed in turn, by either; n4 never could at height 8."""
+    four, five = (Committee.of(key(i) for i in range(n)) for n in (4, 5))
+    membership = replace(BENCH.state.membership, previous=four, current=five, next=five)
+    for height, committee in ((8, four), (9, five)):
+        for author in range(5):
+            for view in range(10):
+                signed = BENCH.sign(replace(BENCH.proposal(author, view, BLOCK), height=height))
+                told = evidence_problem(proof(signed), membership, height=9)
+                assert (told is None) == (committee.proposer(height, view) != key(author))
 
 
 def test_two_honest_authors_make_no_culprit() -> None:

@@ -204,6 +204,19 @@ def test_an_old_leave_is_not_carried_out_twice(office: Office) -> None:
     assert state.membership.answered == () and "too old" in str(office.problem(leave, state))
 
 
+def test_a_leave_is_remembered_for_as_long_as_it_could_be_shown_again() -> None:
+    office = Office(5, Rules(probation_contributions=1))
+    leave = office.leave(1)
+    state = office.after(leave)
+    for _ in range(3):
+        state = office.after(state=state, contributors=(1,))
+    assert key(1) in state.membership.next
+    while state.height < leave.height + REQUEST_AGE_HEIGHTS_MAX:
+        assert office.problem(leave, state) == "a request older than one that was carried out"
+        state = office.after(state=state)
+    assert office.problem(leave, state) == "a request too old, or from the future"
+
+
 def test_a_token_is_used_once_and_remembered_until_it_expires(office: Office) -> None:
     state = office.after(office.join(5, expiry=4))
     assert office.problem(office.join(6, 2, expiry=4), state) == "an invitation that was used"
