@@ -1,17 +1,21 @@
 """The vote log at a start: when it is trusted, who observes and for how long, and what is said again."""
 
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 import consensus
 from consensus.record import record_of_vote
+from p2pnode.driver import Driver
 from p2pnode.recovery import Recovery, Standing, chain_shows, logged_contributions, restore_decisions, take_up
-from p2pnode.vote_records import Announced, Decided, Signed, Silent, encode
-from p2pnode.wal import VoteLog
-from tests.p2pnode.little import Chain, RecordingLog, contribution, payload, sign
+from p2pnode.verify import Wishes, verify
+from p2pnode.vote_records import Announced, Decided, Signed, Silent, decode, encode
+from p2pnode.wal import VoteLog, recover
+from tests.p2pnode.little import Chain, RecordingLog, contribution, identities, make_genesis, payload, sign, until
 from tests.p2pnode.rig import Rig
+from tests.p2pnode.test_node import height, living, make_home, make_node
 
 
 @pytest.fixture(params=[4, 1], ids=["of four", "alone"])
@@ -127,3 +131,26 @@ async def test_whatever_happens_to_the_log_no_slot_is_signed_twice(rig, tmp_path
         recovery = recovered(rig, path)
         assert recovery.revival is None
         assert len(recovery.records) == sum(length >= end for end in ends)
+
+
+async def test_heights_that_the_power_took_from_the_chain_file_come_back_from_the_log(tmp_path, monkeypatch):
+    """SQLite had them, not for good; what was signed above them is on the disk, and the decisions with it. A whole node."""
+    founder = identities(1)[0]
+    home = make_home(tmp_path / "home", founder, make_genesis([founder]))
+    with monkeypatch.context() as patched:
+        patched.setattr(Driver, "kept", lambda *_: None)  # the chain file is never durable
+        node = make_node(home)
+        async with living(node):
+            await until(lambda: height(node) >= 4)
+    before = height(node)
+    db = sqlite3.connect(home.chain)
+    db.execute("DELETE FROM blocks WHERE height > 1").connection.commit()
+    db.close()
+    node = make_node(home)
+    async with living(node):
+        await until(lambda: height(node) > before)
+        assert node.driver.silent is None
+    hashes = {d.height: d.block.hash for d in map(decode, recover(home.votes).records) if isinstance(d, Decided)}
+    assert before - 1 in hashes
+    report = verify(home.path, Wishes())
+    assert report.sound, report.faults  # the log would show another block that was signed for one of these heights
