@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2pnode.files import FILES, write_whole
+from p2pnode.files import FILES, sync_at, write_whole
 
 PAGE_BYTES = 4096  # SQLite's own, so that a fault names its page
 _MAGIC = b"p2pnode-sums-1\n"
@@ -29,8 +29,11 @@ def keep_sums(path: Path) -> None:
 
 
 def drop_sums(path: Path) -> None:
-    """Before the file is written to."""
-    FILES.get().remove(sums_of(path))
+    """Before the file is written to; durably, because sums that came back after a loss of power would accuse a good file."""
+    files, sums = FILES.get(), sums_of(path)
+    if files.exists(sums):
+        files.remove(sums)
+        sync_at(files, path.parent)
 
 
 def damaged_pages(path: Path) -> Iterator[tuple[int | None, str]]:
