@@ -33,7 +33,8 @@ class Relay:
     def __init__(
         self, me: bytes, *, links: Links, committee: Callable[[], consensus.Committee], height: Callable[[], int]
     ) -> None:
-        self.passed_on = 0  # sends, for the figures
+        self.passed_on = 0  # sends, for the figures; those across gaps among them
+        self.passed_across = 0
         self._me = me
         self._links = links
         self._committee = committee
@@ -49,15 +50,16 @@ class Relay:
             return []
         if not is_first and height <= self._height():
             return []
-        chosen = set(self.across(author, live))
+        chosen = across = set(self.across(author, live)) - {came_from}
         if is_first:
-            chosen.add(author)
+            chosen = across | {author}
             if len(members) >= 3:
                 chosen.add(members[(members.index(consensus.PublicKey(self._me)) + 1) % len(members)])
-        chosen &= set(live) - {came_from, self._me}
+        chosen = chosen & set(live) - {came_from, self._me}
         if not chosen or not self._take(author, members):
             return []
         self.passed_on += len(chosen)
+        self.passed_across += len(across)
         return sorted(chosen)
 
     def across(self, author: bytes, live: Collection[bytes]) -> list[bytes]:

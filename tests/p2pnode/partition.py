@@ -30,11 +30,13 @@ class Committee:
 
     nursery: trio.Nursery
 
-    def __init__(self, directory: Path, count: int, board: Switchboard, *, trains: bool, kit: Kit | None = None) -> None:
+    def __init__(
+        self, directory: Path, count: int, board: Switchboard, *, trains: bool, kit: Callable[[int], Kit]
+    ) -> None:
         self.board = board
         self.identities = identities(count)
         self.genesis = make_genesis(self.identities)
-        self.nodes = [self._node(directory / f"node{place}", place, trains, kit or Kit()) for place in range(count)]
+        self.nodes = [self._node(directory / f"node{place}", place, trains, kit(place)) for place in range(count)]
 
     def _node(self, directory: Path, place: int, trains: bool, kit: Kit) -> Node:
         home = Home(directory)
@@ -81,14 +83,21 @@ class Committee:
         while not condition():
             passed = trio.current_time() - began
             lines = [self.line(place) for place in range(len(self.nodes))]
-            assert passed < PATIENCE_SECONDS, f"{what or 'never'}: heights {self.heights()}, views {self.views()}, {lines}"
+            assert passed < PATIENCE_SECONDS, (
+                f"{what or 'never'}: heights {self.heights()}, views {self.views()}, {lines}"
+            )
             await trio.sleep(0.01)  # noqa: ASYNC110 - several nodes' states, no single event
         return trio.current_time() - began
 
 
 @asynccontextmanager
 async def committee(
-    directory: Path, count: int, *, trains: bool = True, kit: Kit | None = None, links: Iterable[tuple[int, int]] | None = None
+    directory: Path,
+    count: int,
+    *,
+    trains: bool = True,
+    kit: Callable[[int], Kit] = lambda _: Kit(),
+    links: Iterable[tuple[int, int]] | None = None,
 ) -> AsyncIterator[Committee]:
     """All running and, unless `links` names the pairs that can, all able to dial all. Ends with nobody crashed."""
     board = Switchboard()
