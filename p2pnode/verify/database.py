@@ -41,7 +41,10 @@ class Database:
         # A file that is closed is opened as one that nobody changes: SQLite then leaves no files of its own beside it.
         closed = not self._running and not self._path.with_name(self.file + "-wal").exists()
         how = "immutable=1" if closed else "mode=ro"
-        self._db = sqlite3.connect(f"{self._path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+        try:
+            self._db = sqlite3.connect(f"{self._path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+        except sqlite3.Error as problem:
+            raise SetUpError(f"{self._path}: {problem}", "check who owns it and its mode") from None
         self._ask("BEGIN")
         version = next(iter(self._ask("PRAGMA user_version")), (0,))[0]
         if self.readable and version != SCHEMA_VERSION:

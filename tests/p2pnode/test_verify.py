@@ -230,6 +230,16 @@ def test_what_is_no_home_is_refused_in_one_line(tmp_path):
         checked(tmp_path / "text")
 
 
+def test_a_chain_file_that_cannot_be_opened_or_is_none(home):
+    home.chain.write_bytes(b"no database at all\n" * 300)
+    sums_of(home.chain).unlink()
+    assert "SQLite cannot read it" in checked(home).verdict()
+    home.chain.unlink()
+    home.chain.mkdir()
+    with pytest.raises(SetUpError, match=r"chain\.sqlite: unable to open"):
+        checked(home)
+
+
 def test_what_a_later_version_wrote_is_refused(home, tmp_path):
     change(home, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(SetUpError, match=f"version {SCHEMA_VERSION + 1} of the chain file"):
