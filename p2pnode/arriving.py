@@ -4,7 +4,7 @@ What it is: the resumable half of a fetch. Nothing is kept beside the file that 
 the file holds is hashed and compared, so a crash, a torn write or a damaged disk costs the leaves that it hit and nothing else.
 What it is not: the fetch (``transport.fetch``), or a blob that is whole (``blobs``).
 
-Rules for editing: methods block, but for ``take``, and are called off the event loop. No more than a leaf is in memory at once.
+Rules for editing: methods block, but for ``take``, and are called off the event loop. No more than one request's leaves are in memory at once.
 """
 
 from collections.abc import Sequence
@@ -70,8 +70,19 @@ class Arriving:
     def _write(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
         files, descriptor = FILES.get(), self._descriptor
         assert descriptor is not None
-        for index, leaf in leaves:
-            files.write(descriptor, memoryview(leaf), offset=index * LEAF_BYTES)
+        for first, run in runs(leaves):  # in one piece: a thread waits for the loop's after each call of the system
+            files.write(descriptor, b"".join(run), offset=first * LEAF_BYTES)
+
+
+def runs(leaves: Sequence[tuple[int, Buffer]]) -> list[tuple[int, list[Buffer]]]:
+    """Leaves that follow one another, together, under the index of the first."""
+    found: list[tuple[int, list[Buffer]]] = []
+    for index, leaf in leaves:
+        if found and index == found[-1][0] + len(found[-1][1]):
+            found[-1][1].append(leaf)
+        else:
+            found.append((index, [leaf]))
+    return found
 
 
 def begun(directory: Path) -> set[bytes]:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import trio
 
-from p2pnode.arriving import Arriving, begun
+from p2pnode.arriving import Arriving, begun, runs
 from p2pnode.blobs import Blobs, Served
 from p2pnode.files import FILES
 from p2pnode.simulation.disk import Disk, Faults
@@ -202,6 +202,11 @@ async def test_of_a_certified_model_only_the_leaves_that_differ_travel(tmp_path:
     assert healed.view(0, healed.byte_length) == certified.view(0, certified.byte_length)
     differing = [index for index, pair in enumerate(zip(mine, theirs, strict=True)) if pair[0] != pair[1]]
     assert set(differing) <= set(whole.source.read_leaves)
+
+
+def test_leaves_that_follow_one_another_are_written_together() -> None:
+    leaves = [(3, b"a"), (4, b"b"), (7, b"c"), (2, b"d")]
+    assert runs(leaves) == [(3, [b"a", b"b"]), (7, [b"c"]), (2, [b"d"])]
 
 
 def test_one_model_at_a_time(tmp_path: Path) -> None:
