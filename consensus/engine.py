@@ -336,8 +336,10 @@ class Engine:
         problem = check_evidence(evidence, chain_id=self.state.chain_id, verify=self._verify)
         if problem is not None:
             self.refuse(None, problem)
-        else:
-            self._accuse(evidence)
+            return
+        if evidence.author == self._me:
+            self._fall_silent(f"a proof of {evidence.kind} names our key")
+        self._accuse(evidence)
 
     # -- what should never happen --
 
@@ -409,9 +411,12 @@ class Engine:
     # -- what facts.py observes --
 
     def suspect(self, author: PublicKey, *signed: Signed) -> None:
-        """Statements that are an offence; never held against ourselves.  # rule E1, E6, A2"""
-        if author != self._me:
-            self._accuse(evidence_of(author, *signed))
+        """Statements that are an offence. In our name they show that our key is elsewhere.  # rule E1, E6, A2, X6"""
+        evidence = evidence_of(author, *signed)
+        if author == self._me:
+            self._fall_silent(f"a proof of {evidence.kind} names our key")
+        else:
+            self._accuse(evidence)
 
     def refuse(self, peer: PublicKey | None, reason: str) -> None:
         self._effects.append(Refused(peer, reason))

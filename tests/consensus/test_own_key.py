@@ -12,6 +12,7 @@ from consensus import (
     CertificateReceived,
     Commit,
     Decide,
+    EvidenceReceived,
     KeyElsewhere,
     LocalFault,
     Prepare,
@@ -20,10 +21,11 @@ from consensus import (
     TimerFired,
 )
 from consensus.events import Timer, TimerKind
+from consensus.evidence import evidence_of
 from consensus.own_key import OwnKey
 from consensus.record import statement_of
 from p2pnode.simulation.keys import key
-from p2pnode.simulation.ledger import contribution
+from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench, of
 
 
@@ -144,6 +146,27 @@ def test_two_contributions_in_our_name(bench: Bench) -> None:
     ours = contribution(bench.signatures, 0, bench.state)
     assert elsewhere(bench, ours, ours) == []
     assert len(elsewhere(bench, contribution(bench.signatures, 0, bench.state, salt=b"another copy"))) == 1
+
+
+def test_a_proof_against_our_own_key_silences_us_whatever_its_height(bench: Bench) -> None:
+    block = bench.block(1, 1)
+    bench.accept(bench.proposal(1, 0, block), *[bench.commit(i, 0, block) for i in (1, 2, 3)])
+    bench.step(StartHeight(2))
+    pair = [(v.statement(CHAIN_ID), v.signature) for v in (bench.commit(0, 3, block), bench.commit(0, 3, None))]
+    proof = evidence_of(key(0), *pair)
+    forged = evidence_of(key(0), pair[0], (pair[1][0], pair[0][1]))
+    assert elsewhere(bench, EvidenceReceived(forged)) == []
+    assert elsewhere(bench, EvidenceReceived(proof)) == ["a proof of double_commit names our key"]
+
+
+def test_a_certificate_of_the_height_decided_last_that_contradicts_us(bench: Bench) -> None:
+    """Below the running height a log is pruned; what it still remembers is compared."""
+    block = bench.block(1, 1)
+    said = [bench.prepare(i, 0, block) for i in (1, 2)] + [bench.commit(i, 0, block) for i in (1, 2, 3)]
+    assert of(Decide, bench.accept(bench.proposal(1, 0, block), *said))
+    assert elsewhere(bench, CertificateReceived(bench.prepared(0, block, (0, 1, 2)))) == []
+    other = bench.block(1, 2)
+    assert len(elsewhere(bench, CertificateReceived(bench.prepared(0, other, (0, 1, 3))))) == 1
 
 
 def test_a_node_without_a_key_or_a_seat_is_concerned_only_by_its_own() -> None:
