@@ -135,7 +135,7 @@ def check_votes(logged: Logged, chain: VerifiedChain, database: Database, key: b
         )
     for said in slots.values():
         if said.height <= chain.state.height:
-            _check_against(said, database, logged)
+            _check_against(said, database, logged, verified=chain.state.height)
 
 
 def _slot(said: consensus.Message) -> tuple[object, ...]:
@@ -164,9 +164,9 @@ def _check_decisions(logged: Logged, chain: VerifiedChain, report: Report) -> in
     return state.height
 
 
-def _check_against(said: consensus.Message, database: Database, logged: Logged) -> None:
+def _check_against(said: consensus.Message, database: Database, logged: Logged, *, verified: int) -> None:
     """Whatever the chain shows of this author for the same slot is the same."""
-    row, above = database.row(said.height), database.row(said.height + 1)
+    row, above = database.row(said.height), database.row(said.height + 1) if said.height < verified else None
     if row is None:
         return
     if isinstance(said, consensus.Contribution):

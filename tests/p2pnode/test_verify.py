@@ -302,6 +302,25 @@ def test_a_changed_row_is_named(home, statement, values, place, what):
     assert (fault.file, fault.height, fault.field) == ("chain.sqlite", 3, place) and what in fault.what
 
 
+def test_a_bit_in_any_block_is_found_whatever_the_log_says_of_the_height_below(home):
+    """What is not verified is compared with nothing."""
+    write_log(home, *(announced(number) for number in range(1, HEIGHTS + 1)))
+    for number in range(1, HEIGHTS + 1):
+        block = bytearray(CHAIN.decided[number - 1][0].encode())
+        block[-100] ^= 1
+        change(home, "UPDATE blocks SET block = ? WHERE height = ?", bytes(block), number, sums=True)
+        sums_of(home.chain).unlink(missing_ok=True)
+        assert [fault.height for fault in checked(home).faults] == [number]
+        change(
+            home,
+            "UPDATE blocks SET block = ? WHERE height = ?",
+            CHAIN.decided[number - 1][0].encode(),
+            number,
+            sums=True,
+        )
+    assert checked(home).sound
+
+
 def test_a_changed_note_and_changed_evidence_are_named(home):
     change(home, "UPDATE notes SET value = x'00' WHERE name = 'public_key'")
     assert {fault.field for fault in checked(home).faults} == {"note public_key", None}  # and the key is another one
