@@ -21,6 +21,7 @@ from tests.proof.invariants import (
     Invariant,
     agreement,
     assumed_for,
+    never_amnesia,
 )
 from tests.proof.model import (
     ACTIONS,
@@ -50,8 +51,8 @@ INVARIANTS: tuple[Invariant, ...] = (*ALONE, *WITNESSED, *TOGETHER)
 
 def axioms(goal: Invariant) -> list[BoolRef]:
     """Of one node alone nothing is said about quorums, so it holds however many are Byzantine."""
-    needs_quorums = goal in TOGETHER or goal is agreement or goal.__name__ == "decisions_were_checked"
-    return [*VIEWS_ARE_ORDERED, *([QUORUMS_SHARE_AN_HONEST_NODE] if needs_quorums else [])]
+    alone = goal in ALONE or goal in WITNESSED or goal is never_amnesia
+    return [*VIEWS_ARE_ORDERED, *([] if alone else [QUORUMS_SHARE_AN_HONEST_NODE])]
 
 
 def at_the_start() -> Iterator[Answer]:

@@ -220,6 +220,16 @@ def never_amnesia(s: State) -> BoolRef:
     return ForAll(n, Implies(honest(n), Not(amnesia(s, n))))
 
 
+def agreement_in_one_view(s: State) -> BoolRef:
+    both = And(honest(n1), honest(n2), s.decided(n1, w, x1), s.decided(n2, w, x2))
+    return ForAll([n1, n2, w, x1, x2], Implies(both, x1 == x2))
+
+
+def agreement_across_views(s: State) -> BoolRef:
+    both = And(honest(n1), honest(n2), s.decided(n1, w1, x1), s.decided(n2, w2, x2), before(w1, w2))
+    return ForAll([n1, n2, w1, w2, x1, x2], Implies(both, x1 == x2))
+
+
 def agreement(s: State) -> BoolRef:
     both = And(honest(n1), honest(n2), s.decided(n1, w1, x1), s.decided(n2, w2, x2))
     return ForAll([n1, n2, w1, w2, x1, x2], Implies(both, x1 == x2))
@@ -235,14 +245,9 @@ TOGETHER: tuple[Invariant, ...] = (what_may_be_chosen_binds,)
 
 CONSEQUENCES: dict[Invariant, tuple[Invariant, ...]] = {
     never_amnesia: (justified_no_earlier_than_it_committed,),
-    agreement: (
-        what_may_be_chosen_binds,
-        commits_are_justified,
-        decisions_are_justified,
-        never_double_prepare,
-        journal_knows_later_slots,
-        journal_is_whole,
-    ),
+    agreement_in_one_view: (decisions_are_justified, commits_are_justified, never_double_prepare),
+    agreement_across_views: (decisions_are_justified, commits_are_justified, what_may_be_chosen_binds),
+    agreement: (agreement_in_one_view, agreement_across_views),
     decisions_were_checked: (decisions_are_justified, votes_for_what_it_checked),
 }
 """What follows in any one state from those that always hold there."""

@@ -1,5 +1,7 @@
 """The proof of agreement and the arithmetic of thresholds, run; and that `Committee` computes what the arithmetic is about."""
 
+from functools import cache
+
 import pytest
 import z3
 
@@ -47,10 +49,15 @@ def _value(term: z3.ArithRef) -> int:
     return int(z3.simplify(term).as_long())
 
 
+@cache
+def small_world() -> mutants.SmallWorld:
+    return mutants.SmallWorld()
+
+
 @pytest.mark.parametrize("name", ["COMMIT without a quorum", "no lock at COMMIT", "unlock on NIL"])
 def test_a_broken_rule_breaks_the_proof(name: str) -> None:
     """All of them with --long: these three are quick."""
-    verdict = mutants.judged(_mutant(name), mutants.SmallWorld())
+    verdict = mutants.judged(_mutant(name), small_world())
     assert verdict.broken
     assert not verdict.agrees
 
@@ -58,7 +65,7 @@ def test_a_broken_rule_breaks_the_proof(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", [mutant.name for mutant in mutants.MUTANTS])
 def test_every_broken_rule_breaks_the_proof(name: str) -> None:
-    verdict = mutants.judged(_mutant(name), mutants.SmallWorld())
+    verdict = mutants.judged(_mutant(name), small_world())
     assert verdict.broken
     assert verdict.agrees == (name in mutants.HARMLESS)
 
@@ -66,7 +73,7 @@ def test_every_broken_rule_breaks_the_proof(name: str) -> None:
 @pytest.mark.long
 def test_quorums_that_do_not_intersect_fork() -> None:
     assert mutants.SmallWorld(quorum=2).forks()
-    assert not mutants.SmallWorld().forks()
+    assert not small_world().forks()
 
 
 def _mutant(name: str) -> mutants.Mutant:
