@@ -57,9 +57,9 @@ class Database:
                 )
             self.readable = False
         if self.readable:
-            for (problem,) in self._ask("PRAGMA integrity_check(1)"):
-                if problem != "ok":
-                    self.report.fault(self.file, f"SQLite: {problem}")
+            for (answer,) in self._ask("PRAGMA integrity_check(1)"):
+                if answer != "ok":
+                    self.report.fault(self.file, f"SQLite: {answer}")
         return self
 
     def __exit__(self, *_: object) -> None:
