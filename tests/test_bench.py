@@ -6,11 +6,16 @@ import sys
 
 import pytest
 
+from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
 from p2pnode.bench.show import lag_text, round_text
 from p2pnode.bench.sync import text as sync_text
+from p2pnode.blocksync import decision_problem
+from p2pnode.gossip import read_page
+from p2pnode.store import Store
 from p2pnode.timings import PARTS
+from p2pnode.wire import encode_blocks
 
 SECONDS_MAX = 120.0
 
@@ -89,3 +94,15 @@ def test_a_joiners_figures_are_told_in_pairs():
     for figure in ("plain_mb_per_second", "snapshot_mb_per_second", "chain_mb_per_second", "blocks_per_second"):
         assert result[figure][0] > 0
     assert f"median {result['ratio']:.2f}" in sync_text(result)
+
+
+def test_the_chain_of_a_donor_is_a_real_one(tmp_path):
+    genesis, replica = make_genesis(model_of(1))
+    assert 1 << 20 <= replica.byte_length < 8 << 20
+    store = Store(tmp_path / "chain.sqlite", genesis.chain_id)
+    tip, state = grow(store, genesis, 3), genesis.state()
+    for block, certificate in read_page(encode_blocks(store.block_rows(1, 3))):
+        assert decision_problem(block, certificate, state) is None
+        state = state.after(block, certificate)
+    assert state == tip
+    store.close()

@@ -8,7 +8,7 @@ import consensus
 import transport
 from consensus import Purpose
 from p2pnode.blocksync import DOUBT_SECONDS, decision_problem
-from p2pnode.catchup import following
+from p2pnode.catchup import Position, following
 from p2pnode.errors import SetUpError
 from p2pnode.timings import round_facts
 from p2pnode.wire import Method, Role, Status, encode_blocks, encode_snapshots
@@ -286,6 +286,47 @@ async def test_a_chain_that_does_not_hold_together_is_one_line_for_the_operator(
     with pytest.raises(SetUpError, match="the chain file is damaged: block 3") as caught:
         stored.catch_up()
     assert caught.value.hint.startswith("move chain.sqlite*")
+
+
+async def test_a_model_that_is_not_the_certified_one_is_noticed_where_nobody_contributed(tmp_path):
+    """An empty block keeps the root: so the root before it must have been that one."""
+    chain = Chain(4).grow(1).grow(1, contributors=())
+    them = Peer(tmp_path / "them", chain, heights=2, seed=91)
+    me = Peer(tmp_path / "me", chain, heights=2, seed=92)
+    them.blobs.model_root(chain.replica)
+    async with network(them, me):
+        catchup, _ = me.catch_up()
+        wrong = Position(replace(chain.states[1], model_root=chain.states[0].model_root), chain.replicas[0], ())
+        position = await catchup.advance(wrong, 2)
+        assert position.state.height == 2
+        assert position.replica.view(0, 99_999) == chain.replica.view(0, 99_999)
+        assert me.log.said("diverged")
+
+
+async def test_when_its_own_payloads_are_gone_a_restart_takes_them_or_the_model_from_peers(tmp_path):
+    them, me = honest(tmp_path), Peer(tmp_path / "mine", CHAIN, heights=6, seed=92)
+    for digest in CHAIN.payloads:
+        me.blobs.drop(digest)
+    async with network(them, me):
+        them.says(6)
+        await until(lambda: me.gossip.statuses)
+        catchup, position = me.catch_up()
+        assert catchup.chain == CHAIN.state and position.state.height == 0, "the chain is ahead of the model"
+        position = await catchup.advance(position, 6)
+        assert position.state == CHAIN.state and same_model(position, 6)
+
+
+async def test_when_every_snapshot_is_damaged_a_restart_begins_at_the_first_model(stored):
+    for height in (2, 4):
+        stored.blobs.put_snapshot(height, CHAIN.states[height].model_root, CHAIN.replicas[height], keep=2)
+        path = stored.blobs.snapshot_path(height)
+        content = bytearray(path.read_bytes())
+        content[-2000 - height] ^= 1
+        path.write_bytes(content)
+    catchup, position = stored.catch_up()
+    assert position.state.height == 0
+    position = await catchup.advance(position, 0)
+    assert position.state == CHAIN.state and same_model(position, 6)
 
 
 # --- the judge ---------------------------------------------------------------------------------------------------------------------

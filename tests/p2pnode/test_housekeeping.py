@@ -71,3 +71,16 @@ def test_every_tenth_height_leaves_a_snapshot_and_two_stay(house):
     kept = [keeper.keep_snapshot(height, bytes([height]) * 32, chain.replica) for height in (9, 10, 20, 30)]
     assert kept == [False, True, True, True]
     assert [height for height, _ in blobs.snapshots()] == [30, 20]
+
+
+def test_what_an_earlier_run_left_behind_goes_with_the_first_sweep(house, tmp_path):
+    """Announced and never listed, or fetched before a crash: nobody else would ever delete it."""
+    chain, blobs, _ = house
+    orphan, corpus, opened = (blobs.put(payload(seed)) for seed in (990, 991, 992))
+    keeper = Housekeeping(Store(tmp_path / "chain.sqlite", chain.genesis.chain_id), blobs, kept=frozenset({corpus}))
+    late = blobs.put(payload(993))  # by this run: it knows what it is for
+    keeper.sweep(5, is_open=lambda digest: digest == opened)
+    assert blobs.get(orphan) is None
+    assert all(blobs.get(kept) for kept in (corpus, opened, late))
+    assert held(chain, blobs) == [3, 4, 5, 6], "blocks above the model's height have their payloads"
+    keeper._store.close()
