@@ -76,6 +76,12 @@ class Session:
         return next((c for c in reversed(self.connections) if not c.is_retired), None)
 
     @property
+    def is_silent(self) -> bool:
+        """Nothing has come for a while, though it was asked."""
+        active = self.active
+        return active is not None and active.is_silent
+
+    @property
     def scope(self) -> Scope:
         """Where it is connected from: decides which addresses it may hear of."""
         return self._latest.remote.scope
@@ -102,7 +108,7 @@ class Session:
             direction=self.direction,
             chain_id=self.chain_id,
             rtt_seconds=rtt_seconds,
-            is_silent=active is not None and active.is_silent,
+            is_silent=self.is_silent,
         )
 
     def listens_at(self, address: Address) -> None:

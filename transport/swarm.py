@@ -197,19 +197,19 @@ class Swarm:
             self._dial_changed.set()
 
     def quorum(self, has_quorum: bool) -> None:
-        """Whether enough members are reachable. While not, they are dialed at most a second apart, the silent ones, too.
+        """Whether enough members are reachable. While not, they are dialed at most a second apart.
 
-        Say so every now and then while it lasts: a member that has fallen silent is looked for then.
+        Say so every half second or so: members that have fallen silent since are looked for then, with a quorum, too.
         """
         if not has_quorum or not self._has_quorum:
-            self._has_quorum = has_quorum
             self._plan.set_quorum(has_quorum, trio.current_time())
-            self._dial_changed.set()
         self._has_quorum = has_quorum
+        if not has_quorum or any(s.key in self._admission.members for s in self._sessions.values() if s.is_silent):
+            self._dial_changed.set()
 
     def live(self) -> frozenset[PublicKey]:
         """Peers that are connected and not silent."""
-        return frozenset(s.key for s in self._sessions.values() if s.active is not None and not s.active.is_silent)
+        return frozenset(s.key for s in self._sessions.values() if s.active is not None and not s.is_silent)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -446,10 +446,8 @@ class Swarm:
                 await self._dial_changed.wait()
 
     def _not_to_dial(self) -> Collection[bytes]:
-        """Who is connected; while there is no quorum, a member only as long as something is heard from it."""
-        if self._has_quorum:
-            return self._sessions.keys()
-        return (self._sessions.keys() - self._admission.members) | self.live()
+        """Who is connected; a member only as long as something is heard from it."""
+        return {key for key, s in self._sessions.items() if not (s.is_silent and key in self._admission.members)}
 
     async def _dial_one(self, target: Target) -> None:
         try:

@@ -78,21 +78,24 @@ async def test_a_cut_is_noticed_and_after_it_a_new_connection_takes_over(net: Ne
         one.swarm.publish(one.envelope(1).frame())
         two.swarm.publish(two.envelope(2).frame())
         await net.until(lambda: bool(one.envelopes()) and bool(two.envelopes()))
-        assert (one.ups_and_downs(two.key), two.ups_and_downs(one.key)) == ("+-+", "+-+"), "both agree, and once"
+        stories = (one.ups_and_downs(two.key), two.ups_and_downs(one.key))
+        assert all(story.startswith("+-+") for story in stories), "both gave the old one up"
         assert not [r for node in pair.nodes for r in node.log.reasons()], "no penalty"
         assert "it fell silent" in {line["reason"] for line in one.log.named("peer disconnected")}
 
 
-async def test_with_a_quorum_a_silent_connection_is_left_until_it_is_dead(net: Network) -> None:
+async def test_with_a_quorum_a_silent_member_is_looked_for_too_though_less_and_less_often(net: Network) -> None:
     async with two_members(net) as pair:
-        pair.quorum(True)
         one, two = pair.nodes
+        pair.quorum(True)
         pair.board.cut({0}, {1})
         await until(lambda: not pair.hear_each_other())
-        dials = pair.board.dials
-        await trio.sleep(1.2)
-        assert pair.board.dials == dials
-        assert one.swarm.is_connected(two.key)
+        pair.quorum(True)
+        await until(lambda: pair.board.dials >= 2)
+        pair.board.heal_all()
+        pair.quorum(True)
+        await until(pair.hear_each_other)
+        assert one.ups_and_downs(two.key).startswith("+-+")
 
 
 async def test_members_are_dialed_every_second_through_a_hole_and_tries_overlap(net: Network) -> None:

@@ -1,0 +1,202 @@
+"""Real processes, each in a network namespace of its own, on one bridge; cut as cables are cut, and as routers lose packets.
+
+Needs root and the tools of iproute2, and is skipped with the reason where they are not there; test_partition.py covers the same ground
+everywhere. Here TCP itself is cut off: its retransmissions back off, its connections stay, and nobody is told.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from p2pnode.founding import open_blobs, write_genesis
+from tests.p2pnode.little import TEXT, identities, make_genesis
+from tests.p2pnode.machines import Machine, same_at_every_common_height
+
+pytestmark = pytest.mark.long
+
+COUNT = 5
+PORT = 7337
+SUBNET = "10.213.77"
+NUMBERS = itertools.count()  # the kernel is slow to forget a name
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True)
+
+
+def why_not() -> str | None:
+    """What keeps this machine from making namespaces."""
+    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
+    if missing:
+        return f"no {' and '.join(missing)} here"
+    name = f"p2pnode-{os.getpid()}-try"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"no network namespaces: {made.stderr.strip()}"
+    run("ip", "netns", "delete", name)
+    return None
+
+
+class Wires:
+    """A bridge with a cable to each namespace."""
+
+    def __init__(self) -> None:
+        self._tag = f"{os.getpid() % 10000:04d}{next(NUMBERS)}"
+        self._bridge = f"pb{self._tag}"
+        run("ip", "link", "add", self._bridge, "type", "bridge")
+        run("ip", "link", "set", self._bridge, "up")
+        for place in range(COUNT):
+            run("ip", "netns", "add", self.namespace(place))
+            run(
+                "ip",
+                "link",
+                "add",
+                self.cable(place),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                self.namespace(place),
+            )
+            run("ip", "link", "set", self.cable(place), "master", self._bridge, "up")
+            inside = ("ip", "-n", self.namespace(place))
+            run(*inside, "addr", "add", f"{SUBNET}.{place + 1}/24", "dev", "eth0")
+            run(*inside, "link", "set", "eth0", "up")
+            run(*inside, "link", "set", "lo", "up")
+
+    def namespace(self, place: int) -> str:
+        return f"p2pn{self._tag}-{place}"
+
+    def cable(self, place: int) -> str:
+        return f"pv{self._tag}-{place}"
+
+    def unplug(self, place: int, how: str) -> None:
+        if how == "cable":
+            run("ip", "link", "set", self.cable(place), "down")
+        else:
+            for where in (["tc"], ["tc", "-n", self.namespace(place)]):
+                device = self.cable(place) if len(where) == 1 else "eth0"
+                run(*where, "qdisc", "add", "dev", device, "root", "netem", "loss", "100%")
+
+    def plug(self, place: int, how: str) -> None:
+        if how == "cable":
+            run("ip", "link", "set", self.cable(place), "up")
+        else:
+            for where in (["tc"], ["tc", "-n", self.namespace(place)]):
+                device = self.cable(place) if len(where) == 1 else "eth0"
+                run(*where, "qdisc", "delete", "dev", device, "root")
+
+    def remove(self) -> None:
+        for place in range(COUNT):
+            subprocess.run(["ip", "netns", "delete", self.namespace(place)], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+
+
+class Housed(Machine):
+    """A home whose process runs in a namespace."""
+
+    def __init__(self, directory: Path, place: int, wires: Wires) -> None:
+        super().__init__(directory, f"node{place}")
+        self._namespace = wires.namespace(place)
+
+    def start(self, *flags: str) -> None:
+        words = ["-P", "-m", "p2pnode", "start", "--home", str(self.home), "--no-repl", "--threads", "1", *flags]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self._namespace, sys.executable, *words],
+                stdout=output,
+                stderr=output,
+                cwd=self.output.parent,
+            )
+
+
+@pytest.fixture
+def wires() -> Iterator[Wires]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    made = Wires()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def five(wires: Wires, tmp_path: Path) -> Iterator[list[Housed]]:
+    """A committee of five that decides."""
+    people = identities(COUNT)
+    genesis = make_genesis(people, addresses=tuple(f"{SUBNET}.{place + 1}:{PORT}" for place in range(COUNT)))
+    nodes = [Housed(tmp_path, place, wires) for place in range(COUNT)]
+    for node, person in zip(nodes, people, strict=True):
+        node.home.create()
+        node.home.key.write_text(bytes(person._key).hex())
+        node.home.key.chmod(0o600)
+        open_blobs(node.home).put(TEXT)
+        write_genesis(node.home, genesis)
+    try:
+        for place, node in enumerate(nodes):
+            node.start("--listen", f"{SUBNET}.{place + 1}:{PORT}")
+        for node in nodes:
+            node.until(lambda s: s["height"] >= 2 and s["members_reachable"] == COUNT)
+        yield nodes
+    finally:
+        for node in nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.end(signal.SIGKILL)
+    for node in nodes:
+        assert "Traceback" not in node.output.read_text()
+
+
+def heights(nodes: list[Housed]) -> list[int]:
+    return [int(node.status().get("height", -1)) for node in nodes]
+
+
+def wait(condition: Callable[[], bool]) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 120, "it never came true"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", ["cable", "loss"])
+def test_cut_off_and_back(five: list[Housed], wires: Wires, how: str) -> None:
+    wires.unplug(4, how)
+    noticed = wait(lambda: "no quorum" in five[4].status().get("reason", ""))
+    assert five[4].status()["reason"] == "no quorum: 1 of 5 members reachable, 4 needed"
+    alone, tip = heights(five)[4], heights(five)[0]
+    five[0].until(lambda s: s["height"] >= tip + 5)
+    assert heights(five)[4] == alone
+    wires.plug(4, how)
+    goal = heights(five)[0]
+    back = wait(lambda: heights(five)[4] >= goal)
+    print(f"{how}: verdict after {noticed:.1f} s; at the tip {back:.2f} s after healing, {goal - alone} heights behind")
+    assert same_at_every_common_height(*five) >= alone
+
+    took = []
+    for seconds in (3, 10, 30):
+        for place in (3, 4):
+            wires.unplug(place, how)
+        time.sleep(seconds)
+        goal = max(heights(five)) + 1
+        for place in (3, 4):
+            wires.plug(place, how)
+        took.append(wait(lambda goal=goal: max(heights(five)) >= goal))
+        for node in five:
+            node.until(lambda s, goal=goal: s["height"] >= goal)
+    print(
+        f"{how}: first decision after 3, 10 and 30 s: {[round(t, 2) for t in took]}, median {statistics.median(took):.2f} s"
+    )
+    same_at_every_common_height(*five)
