@@ -147,6 +147,18 @@ def test_a_threshold_below_two_thirds_is_refused_with_the_reason(home: Home) -> 
     assert [load_config({"threshold": n}, environ={}).threshold for n in ("67", 100)] == [67, 100]
 
 
+def test_a_checkpoint_is_what_status_prints(home: Home) -> None:
+    text = f"1200:{'ab' * 32}"
+    assert str(load_config({"checkpoint": text}, environ={}).checkpoint) == text
+    home.config.write_text(f"checkpoint = '{text}'")
+    assert str(load_config({"home": home.path}, environ={}).checkpoint) == text
+    home.config.unlink()
+    for wrong in ("1200", "x:y", f"0:{'ab' * 32}", f"1200:{'ab' * 31}"):
+        error = refusal(home, checkpoint=wrong)
+        assert error.message.startswith(f"--checkpoint '{wrong}': ") and error.exit_code == ExitCode.USAGE
+        assert error.hint.startswith("it takes HEIGHT:HASH")
+
+
 def test_allowed_keys_come_from_a_list_or_a_line(home: Home) -> None:
     keys = ["22" * 32, "11" * 32]
     assert load_config({"home": home.path, "allow": keys}, environ={}).allow == tuple(sorted(keys))

@@ -84,6 +84,7 @@ async def test_the_status_of_a_node_that_trains_alone(home):
         assert status["training"]["state"] == "training" and status["training"]["steps"] == 2
         assert status["phase"] in ("learn", "collect", "propose", "prepare", "commit")
         assert status["loss"] > 0 and 0 < status["compute_fraction"] <= 1 and status["tokens_total"] > 0
+        assert status["checkpoint"] == f"{status['height']}:{status['block']}"
         assert status["join"] == f"p2pnode start --bootstrap {node.bound}" and status["contributions_last"] == 1
         assert node.view.farewell() == []
         assert node.view.evidence() == [] and isinstance(node.view.log(5), list)
