@@ -4,6 +4,7 @@
 
     equivocate   shows each proposal and vote to half of the members, and a contradicting one to the rest
     bad-root     proposes blocks whose model root is wrong
+    hollow       proposes heights that list nobody, at once, while everybody is still learning
     huge         contributes the largest values that the codec can carry, against the direction of learning
     silent       follows everything and never says anything that is signed
 """
@@ -94,6 +95,18 @@ class BadRootRounds(Rounds):
         )
 
 
+class HollowRounds(Rounds):
+    """Would throw away what everybody is learning, whenever it is its turn."""
+
+    def _start_moment(self) -> float | None:
+        honest = super()._start_moment()
+        mine = self.state.membership.current.proposer(self.pool.height, 0) == self.parts.me
+        return 0.0 if self.synced and self._started < self.pool.height and mine else honest
+
+    async def build(self, request: consensus.BuildBlock) -> consensus.Block | None:
+        return consensus.build_block(request.template, contributions=(), model_root=self.state.model_root)
+
+
 class HugeTrainer(Trainer):
     """The longest step in the wrong direction that the codec can carry."""
 
@@ -109,6 +122,7 @@ class HugeTrainer(Trainer):
 KITS = {
     "equivocate": node.Kit(gossip=EquivocatingGossip),
     "bad-root": node.Kit(rounds=BadRootRounds),
+    "hollow": node.Kit(rounds=HollowRounds),
     "huge": node.Kit(trainer=HugeTrainer),
     "silent": node.Kit(gossip=SilentGossip),
 }

@@ -20,6 +20,7 @@ from p2pnode import __version__, render
 from p2pnode.config import Config, load_config
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
 from p2pnode.home import Home, find_home
+from p2pnode.simulation.flags import simulate
 
 if TYPE_CHECKING:
     from p2pnode.client import Client
@@ -380,7 +381,8 @@ def localnet(
     kill: Annotated[int, typer.Option(metavar="K", help="Kill K nodes in mid-round and restart them.")] = 0,
     byzantine: Annotated[int, typer.Option(metavar="K", help="Nodes that attack.")] = 0,
     attack: Annotated[
-        str | None, typer.Option(metavar="equivocate|bad-root|huge|silent", help="What they do.", show_default=False)
+        str | None,
+        typer.Option(metavar="equivocate|bad-root|hollow|huge|silent", help="What they do.", show_default=False),
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:
@@ -450,6 +452,9 @@ def leave(
             "the node goes on asking; p2pnode status says whether the network makes progress",
         )
     return _show({"left": True, "height": gone, **answer}, as_json, lambda a: f"left at height {gone}: {a['reason']}")
+
+
+app.command(rich_help_panel="Train")(simulate)
 
 
 # --- settings ------------------------------------------------------------------------------------------------------------------

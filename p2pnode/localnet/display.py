@@ -187,5 +187,11 @@ def _result_row(node: NodeOutcome, outcome: Outcome, summary: Mapping[str, Json]
     )
 
 
+def tolerance(members: int) -> str:
+    """How many of so many members may fail."""
+    faults = (members - 1) // 3
+    return "no fault tolerated" if faults == 0 else f"{faults} fault{'s' if faults > 1 else ''} tolerated"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -76,6 +76,7 @@ class Run:
         self.last_words: dict[int, Status] = {}
         self.evidence_seen: set[EvidenceRow] = set()
         self.kills: list[Kill] = []
+        self.members = len(nodes)  # as the honest were last heard to say
         self.troubles: list[str] = []
         self.wall_seconds: float | None = None
         self.validation_loss_first: float | None = None
@@ -190,7 +191,11 @@ async def _read_status(run: Run, node: Node) -> Status | None:
     status = await run.questions[node.index].status() if node.running else None
     run.latest[node.index] = status
     if status is not None:
+        before = run.last_words.get(node.index)
         run.last_words[node.index] = status
+        if node.attack is None and before is not None and status.members < before.members == run.members:
+            run.members = status.members
+            run.shown.note(f"{status.members} members remain: {display.tolerance(status.members)}")
         if node.attack is None and status.evidence > len(run.evidence_seen):
             await _note_evidence(run, node)
     return status

@@ -18,7 +18,7 @@ ROUNDS_MAX = 9_000  # the verdict looks at every round, and one answer of a node
 # of `tiny`.
 ROUNDS_PER_KILL = 3
 
-ATTACKS = ("equivocate", "bad-root", "huge", "silent")
+ATTACKS = ("equivocate", "bad-root", "hollow", "huge", "silent")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from model import compression
 from model.data import Corpus
 from model.trainer import Trainer
 from p2pnode import attacks
-from p2pnode.attacks import KITS, BadRootRounds, EquivocatingGossip, HugeTrainer, SilentGossip, another
+from p2pnode.attacks import KITS, BadRootRounds, EquivocatingGossip, HollowRounds, HugeTrainer, SilentGossip, another
 from tests.p2pnode.little import LAYOUT, MODEL, TEXT, TRAINING, Chain, contribution, payload, sign, until
 from tests.p2pnode.rig import Peer, Rig, network
 
@@ -97,8 +97,7 @@ async def test_bad_root_proposes_what_nobody_can_reproduce(tmp_path):
         rig.blobs.put(payload(5))
     template = consensus.BlockTemplate(liar.rounds.state, consensus.PublicKey(liar.identity.public_key))
     async with liar.running():
-        liar.rounds.heard(offered)
-        await until(liar.rounds.pool.held)
+        liar.rounds.hold(offered, payload(5))
         block = await liar.rounds.build(consensus.BuildBlock(1, 0, template))
     assert block.header.model_root == b"\3" * 32
     assert consensus.check_block(block, honest.rounds.state, transport.verify) is None  # its form is good
@@ -114,6 +113,20 @@ async def test_bad_root_keeps_a_height_without_contributions_as_it_is(tmp_path):
     async with rig.running():
         block = await rig.rounds.build(consensus.BuildBlock(1, 0, template))
         assert block.header.model_root == rig.rounds.state.model_root
+
+
+async def test_hollow_proposes_nothing_at_once_when_it_is_its_turn(tmp_path):
+    founders = Chain(4).founders
+    turn = next(i for i, f in enumerate(founders) if f.public_key == CHAIN.states[0].membership.current.proposer(1, 0))
+    for place in (turn, (turn + 1) % 4):
+        rig = Rig(tmp_path / str(place), members=4, me=place, trains=False)
+        rig.rounds.__class__ = HollowRounds
+        rig.rounds.synced = True
+        assert rig.rounds._start_moment() == (0.0 if place == turn else None)
+        template = consensus.BlockTemplate(rig.rounds.state, consensus.PublicKey(rig.identity.public_key))
+        block = await rig.rounds.build(consensus.BuildBlock(1, 0, template))
+        assert not block.contributions and block.header.model_root == rig.rounds.state.model_root
+        rig.close()
 
 
 def test_huge_is_the_longest_step_in_the_wrong_direction():

@@ -62,6 +62,7 @@ def test_one_of_four_attacks(small: str, attack: str) -> None:
     # Only who signed two things for one slot can be proven guilty; a wrong root or silence leaves no such pair.
     assert accused == ({liar} if attack == "equivocate" else set())
     assert set(result["evicted"]) == accused
+    assert result["rounds_committed"] == 4  # a hollow proposer throws nothing away
     assert set(result["heights"]) == set(result["model_roots"])
     assert len(result["heights"]) == 3
 
