@@ -122,6 +122,19 @@ def test_nothing_but_the_attacks_and_the_simulation_reaches_the_attacks() -> Non
     assert not wrong
 
 
+def test_nothing_that_a_node_runs_reaches_the_simulation() -> None:
+    """It draws at random and breaks rules on purpose. The command line knows its flags, and loads the rest when they are used."""
+    free = ("p2pnode/simulation/", "p2pnode/bench/")
+    wrong = {
+        source.name
+        for source in sources()
+        if not source.name.startswith(free)
+        for name in imports(source.tree, package=source.package)
+        if name.startswith("p2pnode.simulation") and not name.startswith("p2pnode.simulation.flags")
+    }
+    assert not wrong
+
+
 def test_every_module_says_what_it_is() -> None:
     assert not {source.name for source in sources() if not ast.get_docstring(source.tree)}
 

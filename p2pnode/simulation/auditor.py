@@ -41,8 +41,8 @@ class Auditor:
             case Commit():
                 self._commit(message.author, message.height, message.view, message.block_hash)
             case Proposal():
-                value = (message.block_hash, message.valid_view)
-                self._slot(message.author, message.height, message.view, Kind.PROPOSAL, value)
+                shown = (message.block_hash, message.valid_view)
+                self._slot(message.author, message.height, message.view, Kind.PROPOSAL, shown)
                 if message.certificate is not None:
                     self.saw_certificate(message.certificate)
                 if message.block.last_certificate is not None:
@@ -52,8 +52,8 @@ class Auditor:
                     if certificate is not None:
                         self.saw_certificate(certificate)
             case Contribution():
-                value = (message.body(), int(message.purpose))
-                self._slot(message.author, message.height, 0, Kind.CONTRIBUTION, value, part=int(message.purpose))
+                body = (message.body(), int(message.purpose))
+                self._slot(message.author, message.height, 0, Kind.CONTRIBUTION, body, part=int(message.purpose))
             case _:
                 pass
 
@@ -69,9 +69,9 @@ class Auditor:
                 for author in sorted(good):
                     self._commit(author, certificate.height, certificate.view, certificate.block_hash)
             case ViewCertificate():
-                for author, value, _ in certificate.entries:
+                for author, block_hash, _ in certificate.entries:
                     if author in good:
-                        self._commit(author, certificate.height, certificate.view, value)
+                        self._commit(author, certificate.height, certificate.view, block_hash)
 
     def culprits(self, height: int) -> set[PublicKey]:
         """Convicted by statements of this height."""

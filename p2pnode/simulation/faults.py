@@ -105,7 +105,8 @@ class Faults:
 
     def _flapping(self) -> list[Wall]:
         """A split that comes and goes, sometimes one way only."""
-        at, walls = self._rng.uniform(0, 1), []
+        at = self._rng.uniform(0, 1)
+        walls: list[Wall] = []
         side = self._half()
         rest = frozenset(self._nodes) - side
         while at < self._end and len(walls) < 60:

@@ -113,14 +113,14 @@ class Hand:
             return None
         choice = min(choice, len(named) - 1)
         if self._plan != "random":
-            slot = (view, self._face(to))
-            if slot in self._proposed:
-                told = self._proposed[slot]
+            told_to = (view, self._face(to))
+            if told_to in self._proposed:
+                told = self._proposed[told_to]
                 choice = next(i for i, b in enumerate(named) if b.hash == told[0])
                 if self._plan == "careful" or told[1] != -1:
                     return None  # said once; who did not get it did not get it
             certificate = certificates[choice]
-            self._proposed[slot] = (named[choice].hash, -1 if certificate is None else certificate.view)
+            self._proposed[told_to] = (named[choice].hash, -1 if certificate is None else certificate.view)
         return proposal(traitor, view, named[choice], certificates[choice])
 
     def votes(self, traitor: int, view: int, kind: type[Prepare] | type[Commit], *, to: int) -> list[Prepare | Commit]:

@@ -309,9 +309,8 @@ class LockStep:
         self.witness.said(key(i), message)
         if self.audit:
             self.witness.auditor.saw(message)
-        waiting = self.sent.get(type(message))
-        if waiting is not None:
-            waiting.append((i, message))
+        if isinstance(message, Proposal | Prepare | Commit):
+            self.sent[type(message)].append((i, message))
             self.hand.overhear(message)
 
     def _show(self, i: int, effect: BroadcastCertificate) -> None:

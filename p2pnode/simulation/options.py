@@ -89,7 +89,7 @@ def drawn(seed: int, **fixed: Any) -> Options:
     """Faults are switched on in random combinations, as different runs find different things."""
     rng = random.Random(f"options {seed}")
     shape = rng.random()
-    attacks = (rng.choice(BEHAVIOURS),) if rng.random() < 0.75 else ()
+    attacks: tuple[str, ...] = (rng.choice(BEHAVIOURS),) if rng.random() < 0.75 else ()
     if attacks and rng.random() < 0.3:
         attacks = (*attacks, rng.choice(BEHAVIOURS))
     if rng.random() < 0.12:
@@ -118,7 +118,12 @@ def drawn(seed: int, **fixed: Any) -> Options:
     if shape < 0.2:
         options = _with_changes(options, rng)
     given = replace(options, **fixed)
-    faults = {"disk": {"disk": 0.05, "lost_log": True}, "links": {"links": ("one-way", "flapping", "clog")}}
+    if given.leaves and given.byzantine is None:  # who stays must still bear the traitors
+        given = replace(given, byzantine=min(given.traitors, 1))
+    faults: dict[str, dict[str, Any]] = {
+        "disk": {"disk": 0.05, "lost_log": True},
+        "links": {"links": ("one-way", "flapping", "clog")},
+    }
     for name in given.attacks:
         given = replace(given, **{k: v for k, v in faults.get(name, {}).items() if k not in fixed})
     return given
@@ -134,7 +139,7 @@ def _with_changes(options: Options, rng: random.Random) -> Options:
         attacks=() if founders == 1 else options.attacks,
         heights=rng.choice((7, 9)),
         admission=rng.choice(("open", "invite", "allowlist")) if founders < nodes else "open",
-        leaves=rng.choice((0, 1)) if nodes - founders >= 2 or nodes == founders else 0,
+        leaves=rng.choice((0, 1)) if nodes == founders else 0,
         threshold_percent=0,
     )
 
@@ -161,7 +166,9 @@ def parse_partition(text: str) -> Partition:
 
 def parse_kill(text: str, *, rng: random.Random, healed_at: float) -> tuple[Kill, ...]:
     """`COUNT` random kills before the faults end, or `NODE@AT`."""
-    problem = UserError(f"--kill {text!r} is neither COUNT nor NODE@AT", "for example 3, or 2@7.5", exit_code=2)
+    problem = UserError(
+        f"--kill {text!r} is neither COUNT nor NODE@AT", "for example 3, or 2@7.5", exit_code=ExitCode.USAGE
+    )
     try:
         if "@" in text:
             node, at = text.split("@")

@@ -209,6 +209,7 @@ class Witness:
         require(block.height == self._chains.get(node, 0) + 1, "I2: a node's chain with a gap")
         self._chains[node] = block.height
         before = self.states[block.height - 1]
+        self.certified(block, certificate, before)
         if block.height == len(self.states):
             self.linked(block, before)
             self.valid(block, before)
@@ -219,7 +220,6 @@ class Witness:
             self.certificates.append(certificate)
             self.decided_in_view.append(certificate.view)
             self.decided_at.append(at)
-        self.certified(block, certificate, before)
         self.agreed(block, certificate)
 
     def agreed(self, block: Block, certificate: CommitCertificate) -> None:
