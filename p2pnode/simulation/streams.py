@@ -11,7 +11,7 @@ Rules for editing: every number comes from the injected generator, in the order 
 import errno
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -293,11 +293,17 @@ class Network:
                     for target in other:
                         self.block(source, target)
 
+    def block_only(self, ways: Sequence[tuple[str, str]]) -> None:
+        """These paths are blocked from now on, and no others; what was blocked and stays so notices nothing."""
+        for way, path in list(self._paths.items()):
+            if path.blocked and way not in ways:
+                self.unblock(*way)
+        for way in ways:
+            self.block(*way)
+
     def heal(self) -> None:
         """Every path is open again."""
-        for (source, target), path in list(self._paths.items()):
-            if path.blocked:
-                self.unblock(source, target)
+        self.block_only([])
 
     def cut(self, one: str, other: str) -> None:
         """Break the connections between two hosts; new ones may be made at once."""

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,12 +26,15 @@ from p2pnode.attacks import KITS
 from p2pnode.errors import user_error
 from p2pnode.simulation.cluster import Cluster, Member
 from p2pnode.simulation.disk import Faults, flip
+from p2pnode.simulation.options import Kill, Partition
 from p2pnode.simulation.streams import Weather
 from p2pnode.simulation.watch import Violation
 
 T = TypeVar("T")
 ATTACKS = ("equivocate", "bad-root", "silent")  # of ``p2pnode.attacks``; those of a trainer need torch
 RECOVER_SECONDS_MAX = 60.0  # from a healed network to everybody at a new height
+HEIGHT_SECONDS_MAX = 10.0  # of those after it, traitors among the proposers
+DOWN_SECONDS = 1.0  # from a planned kill to the new start
 BEGINNING_SECONDS = 1000.0  # a clock that shows zero is like none
 
 
@@ -45,12 +49,14 @@ class Options:
     joiners: int = 0
     events: int = 6
     event_seconds: float = 2.0
-    partitions: float = 0.3
-    cuts: float = 0.2
-    kills: float = 0.3
-    disks: float = 0.2
+    partition_rate: float = 0.3
+    cut_rate: float = 0.2
+    kill_rate: float = 0.3
+    disk_rate: float = 0.2
     heights: int = 2  # after the healing
     delay_seconds: float = 0.02
+    partitions: tuple[Partition, ...] = ()  # where either of these is given, nothing else is drawn
+    kills: tuple[Kill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +145,15 @@ async def _scenario(options: Options, directory: Path) -> Result:
     async with running(cluster):
         play = _Play(cluster, options, rng)
         cluster.start(*cluster.members[: options.nodes])
-        for _ in range(options.events):
-            await trio.sleep(rng.uniform(0.2, 1.8) * options.event_seconds)
-            await play.something()
+        if options.partitions or options.kills:
+            await play.planned()
+        else:
+            for _ in range(options.events):
+                await trio.sleep(rng.uniform(0.2, 1.8) * options.event_seconds)
+                await play.something()
         await play.heal()
         height = max(cluster.watch.blocks, default=0) + options.heights
-        await cluster.reach(height, seconds=RECOVER_SECONDS_MAX)
+        await cluster.reach(height, seconds=RECOVER_SECONDS_MAX + HEIGHT_SECONDS_MAX * options.heights)
         for member in cluster.honest:
             check_home(cluster, member)
         lines = tuple(cluster.watch.lines)
@@ -187,15 +196,40 @@ class _Play:
         """One event; each kind by its rate, or nothing."""
         options, chance = self._options, self._rng.random()
         for rate, act in (
-            (options.partitions, self._part),
-            (options.cuts, self._cut),
-            (options.kills, self._kill),
-            (options.disks, self._spoil_disk),
+            (options.partition_rate, self._part),
+            (options.cut_rate, self._cut),
+            (options.kill_rate, self._kill),
+            (options.disk_rate, self._spoil_disk),
         ):
             if chance < rate:
                 await act()
                 return
             chance -= rate
+
+    async def planned(self) -> None:
+        """What the options name, each at its moment; ``heal`` follows the last."""
+        begin, kills, partitions = trio.current_time(), self._options.kills, self._options.partitions
+        moments = {kill.at for kill in kills} | {kill.at + DOWN_SECONDS for kill in kills}
+        moments |= {p.at for p in partitions} | {p.at + p.seconds for p in partitions}
+        for moment in sorted(moments):
+            await trio.sleep_until(begin + moment)
+            for member in self._cluster.members[: self._options.nodes]:
+                if not member.lives:
+                    self._check_ended(member)
+                    self._cluster.start(member)
+            for kill in kills:
+                if kill.at == moment:
+                    place = self._rng.randrange(self._options.nodes) if kill.node is None else kill.node
+                    await self._cluster.kill(self._cluster.members[place])
+            active = [p for p in partitions if p.at <= moment < p.at + p.seconds]
+            self._say(f"partitions {' '.join(partition.text() for partition in active)}")
+            self._cluster.network.block_only([way for partition in active for way in self._ways(partition)])
+
+    def _ways(self, partition: Partition) -> list[tuple[str, str]]:
+        """From where to where nothing passes."""
+        sides = [[self._cluster.members[place].host for place in group] for group in partition.groups]
+        pairs = [(sides[0], side) for side in sides[1:]] if partition.one_way else list(permutations(sides, 2))
+        return [(source, target) for one, other in pairs for source in one for target in other]
 
     async def heal(self) -> None:
         """Everything works from now on, and everybody is there."""

@@ -17,6 +17,7 @@ from p2pnode.errors import user_error
 from p2pnode.simulation import whole
 from p2pnode.simulation.cluster import Cluster, Member
 from p2pnode.simulation.disk import Faults, flip
+from p2pnode.simulation.options import Kill, Partition
 from p2pnode.simulation.whole import Options, check_home, drawn, running, virtually
 
 REBROADCAST_SECONDS = consensus.limits.REBROADCAST_SECONDS
@@ -270,6 +271,14 @@ def test_a_latecomer_joins_and_becomes_a_member():
 @pytest.mark.parametrize("seed", range(4))
 def test_a_drawn_run_holds(seed):
     assert whole.run(drawn(seed)).height > 0
+
+
+def test_a_planned_run_does_what_it_says():
+    partition, kill = Partition(1.0, 4.0, ((0, 1), (2, 3))), Kill(2.0, node=0)
+    result = whole.run(Options(seed=5, partitions=(partition,), kills=(kill,), heights=3))
+    assert any("n0 killed" in line for line in result.lines)
+    decided = [float(line.split()[0]) for line in result.lines if " decides " in line]
+    assert not [moment for moment in decided if 1.5 < moment < 5.0] and max(decided) > 5.0
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_of_the_interpreter():
