@@ -11,7 +11,7 @@ from tests.proof import accountability, arithmetic, heights, invariants, model
 from tests.proof.model import ACTIONS
 
 PACKAGE = Path(consensus.__path__[0])
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 LEMMAS = {"accountability": accountability, "arithmetic": arithmetic, "heights": heights}
 SOURCES = sorted(PACKAGE.glob("*.py"))
 
@@ -72,7 +72,7 @@ def test_every_action_of_the_proof_carries_out_a_rule() -> None:
 @pytest.mark.parametrize("rule", ROWS)
 def test_the_test_of_a_rule_exists(rule: str) -> None:
     name, _, function = columns(rule)[2].strip("`").partition("::")
-    tree = ast.parse((TESTS / name).read_text())
+    tree = ast.parse((ROOT / name).read_text())
     assert function.startswith("test_")
     assert any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.walk(tree))
 
