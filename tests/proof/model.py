@@ -88,7 +88,7 @@ class State:
     decided: Relation  # (node, view, block): by COMMITs of that view
 
 
-_FIELDS = {
+FIELDS = {
     "proposed": (Node, View, Block, View),
     "prepared": (Node, View, Block, View),
     "committed": (Node, View, Block),
@@ -103,12 +103,12 @@ _FIELDS = {
 
 
 def any_state(prefix: str = "") -> State:
-    return State(**{name: Function(prefix + name, *sorts, BoolSort()) for name, sorts in _FIELDS.items()})
+    return State(**{name: Function(prefix + name, *sorts, BoolSort()) for name, sorts in FIELDS.items()})
 
 
 def initial_state() -> State:
     """Rule H1: everybody in view 0, nothing said."""
-    nothing = {name: lambda *_: BoolVal(False) for name in _FIELDS}
+    nothing = {name: lambda *_: BoolVal(False) for name in FIELDS}
     return State(**{**nothing, "at": lambda node, view: view == FIRST})
 
 
@@ -395,7 +395,7 @@ def _with_mine(relation: Relation, mine: Relation) -> Relation:
 
 
 def _with_lies(relation: Relation, name: str) -> Relation:
-    lies = Function(f"lies_{name}", *_FIELDS[name], BoolSort())
+    lies = Function(f"lies_{name}", *FIELDS[name], BoolSort())
     return lambda node, *rest: Or(relation(node, *rest), And(node == ME, lies(node, *rest)))
 
 

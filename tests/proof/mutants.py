@@ -1,7 +1,7 @@
 """Rules broken on purpose, one at a time: the proof has to fail, or it would prove nothing about them.
 
-`python -m tests.proof.mutants` prints a table: which invariants a mutant breaks (with a counterexample in a small world, scope.py),
-and, of the two that need not be feared, that agreement is still proved.
+`python -m tests.proof.mutants` prints a table: which invariants a mutant breaks (with a counterexample in a small world, scope.py), in how
+many steps it leads to two decisions (forks.py), and, of the two that need not be feared, that agreement is still proved.
 """
 
 import sys
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from z3 import And, Not
 
-from tests.proof import model
+from tests.proof import forks, model
 from tests.proof.agreement import INVARIANTS, consequences, kept_by
 from tests.proof.invariants import Invariant, agreement, never_double_commit, valid_view_is_earlier
 from tests.proof.model import ACTIONS, ME, Action, State, Transition, any_state
@@ -97,6 +97,8 @@ MUTANTS: tuple[Mutant, ...] = (
 )
 HARMLESS = {"valid_view not before the view", "COMMIT after COMMIT(NIL)"}
 """Needed for accountability, not for agreement."""
+UNCHECKED = "PREPARE what was not checked"
+"""Lets a block through that nobody checked; the two who decide it agree."""
 
 FRAMING_ONLY = (never_double_commit, valid_view_is_earlier)
 
@@ -153,15 +155,28 @@ def judged(mutant: Mutant, world: SmallWorld) -> Verdict:
     return Verdict(mutant, tuple(goal.__name__ for goal in broken), agrees, time.perf_counter() - started)
 
 
+def forks_when_broken(mutant: Mutant) -> bool:
+    """There is a play in which the mutant, and not the rule, leads to two decisions."""
+    if mutant.name not in forks.PLAYS:
+        return False
+    try:
+        forks.played(mutant.name)
+    except forks.Stopped:
+        return len(forks.played(mutant.name, {**ACTIONS, mutant.replaces: mutant.action})) > 1
+    return False
+
+
 def report() -> Iterator[str]:
-    yield f"{'rule':4s}  {'broken':36s}  {'s':>5s}  what breaks"
+    yield f"{'rule':4s}  {'broken':34s}  {'s':>5s}  {'fork':8s}  what breaks"
     world = SmallWorld()
     for mutant in MUTANTS:
         verdict = judged(mutant, world)
         said = "agreement is still proved; lost: " if verdict.agrees else ""
-        yield f"{mutant.rule:4s}  {mutant.name:36s}  {verdict.seconds:5.1f}  {said}{', '.join(verdict.broken) or 'NOTHING'}"
+        forked = f"{len(forks.PLAYS[mutant.name])} steps" if forks_when_broken(mutant) else "-"
+        lost = f"{said}{', '.join(verdict.broken) or 'NOTHING'}"
+        yield f"{mutant.rule:4s}  {mutant.name:34s}  {verdict.seconds:5.1f}  {forked:8s}  {lost}"
     small, right = SmallWorld(quorum=2).forks(), world.forks()
-    yield f"{'Q1':4s}  {'2 of 4 members as a quorum':36s}         {'agreement' if small and not right else 'NOTHING'}"
+    yield f"{'Q1':4s}  {'2 of 4 members as a quorum':34s}  {'':5s}  {'':8s}  {'agreement' if small and not right else 'NOTHING'}"
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ Written = Callable[[tuple[Any, ...]], Any]  # a formula as a function of what it
 
 
 class Scope:
-    """`quorum` members make one: 3 of 4 is right, 2 of 4 is a rule broken."""
+    """`quorum` members make one: 3 of 4 is right, 2 of 4 is a rule broken. `settled`: further relations, over the elements' names."""
 
-    def __init__(self, quorum: int = 3) -> None:
+    def __init__(self, quorum: int = 3, settled: dict[str, Callable[..., bool]] | None = None) -> None:
         sets = list(combinations(NODES, quorum))
         self.quorums = {z3.Const(f"quorum{i}", Quorum): members for i, members in enumerate(sets)}
         self._universe = {Node: NODES, View: VIEWS, Block: BLOCKS, Quorum: tuple(self.quorums)}
@@ -40,6 +40,8 @@ class Scope:
             "honest": lambda node: node in honest,
             "member": lambda node, quorum_: (node, quorum_) in inside,
             "=": lambda one, other: one == other,
+            "distinct": lambda one, other: one != other,
+            **(settled or {}),
         }
 
     def facts(self) -> list[z3.BoolRef]:
@@ -51,6 +53,9 @@ class Scope:
                 names = (element.decl().name() for element in chosen)
                 facts.append(relation(*chosen) == self._fixed[relation.name()](*names))
         return facts
+
+    def elements(self, sort: z3.SortRef) -> tuple[z3.ExprRef, ...]:
+        return self._universe[sort]
 
     def ground(self, formula: z3.BoolRef) -> z3.BoolRef:
         """The same formula with every quantifier written out, and what is settled left out."""

@@ -70,6 +70,18 @@ def test_every_broken_rule_breaks_the_proof(name: str) -> None:
     assert verdict.agrees == (name in mutants.HARMLESS)
 
 
+@pytest.mark.parametrize("name", ["no lock at COMMIT", "lock lost at restart", "ignore the lock for fresh blocks"])
+def test_a_broken_rule_forks(name: str) -> None:
+    assert mutants.forks_when_broken(_mutant(name))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [mutant.name for mutant in mutants.MUTANTS])
+def test_every_broken_rule_forks_unless_it_is_harmless(name: str) -> None:
+    harmless = name in mutants.HARMLESS or name == mutants.UNCHECKED
+    assert mutants.forks_when_broken(_mutant(name)) != harmless
+
+
 @pytest.mark.long
 def test_quorums_that_do_not_intersect_fork() -> None:
     assert mutants.SmallWorld(quorum=2).forks()
