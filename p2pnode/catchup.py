@@ -28,7 +28,7 @@ from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip, decision
 from p2pnode.logs import Logger
 from p2pnode.store import Store
-from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
+from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, HEIGHT_MAX
 from transport.machine import in_thread
 
 PATIENCE_SECONDS = 1.0  # a decision reaches everybody within this time; who is behind for longer asks for it
@@ -151,13 +151,16 @@ class CatchUp:
         ``patient`` waits first for what peers say: a node that was told of peers is not alone.
         """
         proven, deadline = self.chain.height, trio.current_time() + PATIENCE_SECONDS
+        behind_before = HEIGHT_MAX
         while True:
             before = position.state.height
             position = await self.advance(position, max(proven, self.claimed()))
-            moved = (
-                position.state.height > before
-            )  # where nobody takes us further, no claim does: ``follow`` goes on asking
-            reached = position.state.height >= proven and not (moved and position.state.height + 1 < self.claimed())
+            behind = self.claimed() - position.state.height
+            # Where nobody takes us further, no claim does, and where the others are as quick as we are, another pass is like the last:
+            # then ``follow`` goes on asking.
+            closing = position.state.height > before and 1 < behind < behind_before
+            behind_before = behind
+            reached = position.state.height >= proven and not closing
             if reached and self.sync.confirmed and (trio.current_time() > deadline or not patient):
                 return position
             if not self.sync.confirmed:
