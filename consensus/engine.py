@@ -1,8 +1,8 @@
 """The engine: one height after another, and everything that is not part of a height. Read the package's docstring first.
 
 `step(event)` gives effects and nothing else happens: no clock, no randomness, no network, no disk, no await. Equal events give
-equal effects. Here: starting and ending heights, messages for the next height, hints that others are ahead, evidence, the
-rebroadcast. The rules of agreement stand in height.py.
+equal effects. Here: starting and ending heights, messages for the next height, hints that others are ahead, evidence, requests,
+our key elsewhere, forks, the rebroadcast. The rules of agreement stand in height.py.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class Engine:
         self._running: Height | None = None
         self._ended: Facts | None = None  # of the height decided last: what still arrives may prove something
         self._repeated: int | None = None  # rebroadcasts so far; None before the first event
-        self._wanted_told = 0
+        self._wanted_told = 0  # 1: a proposal was shown, 2: the height was asked for
         self._behind_told = 0
         self._height_at_repetition = 0
         self._effects: list[Effect] = []
