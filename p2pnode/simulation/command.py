@@ -15,7 +15,7 @@ from typing import Any
 from p2pnode.errors import ExitCode, UserError
 from p2pnode.simulation import lockstep, world
 from p2pnode.simulation.adversaries import expand, listing
-from p2pnode.simulation.options import Options, drawn, parse_kill, parse_partition
+from p2pnode.simulation.options import Kill, Options, Partition, drawn, parse_kill, parse_partition
 from p2pnode.simulation.witness import Violation, Witness
 
 LEVELS = ("lockstep", "events", "network", "processes")
@@ -72,9 +72,9 @@ def _check(request: Request) -> None:
         raise _usage(f"--byzantine {request.byzantine} of {nodes} nodes", "somebody honest must be there to watch")
     if request.heights is not None and request.heights < 1:
         raise _usage(f"--heights {request.heights}", "at least one")
-    if request.level in ("lockstep", "network") and (request.partition or request.kill):
+    if request.level == "lockstep" and (request.partition or request.kill):
         raise _usage(
-            f"level {request.level} draws partitions and kills from its seed",
+            "in lock-step the seed decides about every link, and nobody dies",
             "leave --partition and --kill out, or use --level events",
         )
     if request.level == "lockstep" and request.attack is not None:
@@ -125,12 +125,16 @@ def options_of(request: Request) -> Options:
     rng = random.Random(f"kills {request.seed}")
     kills = tuple(kill for text in request.kill for kill in parse_kill(text, rng=rng, healed_at=healed_at))
     healed_at = max([healed_at, *(kill.at + 1 for kill in kills)])
-    named = [node for p in partitions for group in p.groups for node in group]
-    named += [kill.node for kill in kills if kill.node is not None]
-    if named and max(named) >= options.nodes:
-        raise _usage(f"there is no node {max(named)}", f"{options.nodes} nodes are 0 to {options.nodes - 1}")
+    _check_named(partitions, kills, nodes=options.nodes)
     seconds = options.progress_seconds + 20.0 * options.heights
     return replace(options, partitions=partitions, kills=kills, healed_at=healed_at, progress_seconds=seconds)
+
+
+def _check_named(partitions: Iterable[Partition], kills: Iterable[Kill], *, nodes: int) -> None:
+    named = [node for p in partitions for group in p.groups for node in group]
+    named += [kill.node for kill in kills if kill.node is not None]
+    if named and max(named) >= nodes:
+        raise _usage(f"there is no node {max(named)}", f"{nodes} nodes are 0 to {nodes - 1}")
 
 
 def _events(request: Request) -> tuple[dict[str, Any], list[str]]:
@@ -165,7 +169,11 @@ def _network(request: Request) -> tuple[dict[str, Any], list[str]]:
         nodes = request.nodes or 4
         given.setdefault("nodes", nodes)
         given.setdefault("byzantine", 0 if request.attack == "none" else (nodes - 1) // 3)
-    options = whole.drawn(request.seed, **given)
+    rng = random.Random(f"kills {request.seed}")
+    partitions = tuple(parse_partition(text) for text in request.partition)
+    kills = tuple(k for text in request.kill for k in parse_kill(text, rng=rng, healed_at=HEALED_AT_SECONDS))
+    options = whole.drawn(request.seed, **given, partitions=partitions, kills=kills)
+    _check_named(partitions, kills, nodes=options.nodes)
     if options.byzantine == 0 or options.attack == "none":
         options = replace(options, byzantine=0, attack="none")
     facts: dict[str, Any] = {"verdict": "ok", "level": "network", "seed": request.seed, "nodes": options.nodes}

@@ -161,7 +161,7 @@ async def _scenario(options: Options, directory: Path) -> Result:
             seed=options.seed,
             trace_hash=cluster.watch.trace_hash,
             height=height,
-            virtual_seconds=trio.current_time() - begin,
+            virtual_seconds=round(trio.current_time() - begin, 3),
             events=tuple(play.events),
             lines=lines,
         )
