@@ -216,10 +216,10 @@ class Peer:
         )
         return catchup, catchup.load(self.chain.replicas[0])
 
-    async def _handle(self, _: transport.PublicKey, method: int, body: bytes) -> bytes:
+    async def _handle(self, peer: transport.PublicKey, method: int, body: bytes) -> bytes:
         self.asked.append(method)
         lie = self.answers.get(method)
-        return await (self.gossip.answer(method, body) if lie is None else lie(body))
+        return await (self.gossip.answer(method, body, peer=peer) if lie is None else lie(body))
 
     async def _deliver(self, event: consensus.Event) -> None:
         self.events.append(event)

@@ -88,6 +88,9 @@ class Stage:
     def broadcast_evidence(self, evidence: consensus.Evidence) -> None:
         self.note("evidence", evidence)
 
+    def tell_evidence(self, peer: bytes, evidence: consensus.Evidence) -> None:
+        self.note("evidence", evidence)
+
     async def fetch_block(self, block_hash: bytes, holders: Sequence[bytes]) -> consensus.Block | None:
         self.note("fetch", block_hash)
         return self.undecided.get(block_hash)
@@ -237,7 +240,7 @@ async def test_a_restart_says_the_same_bytes_again_and_signs_nothing_new(path, m
 
 async def test_a_lost_log_means_silence_until_its_height_is_decided(path, mock_clock):
     stage = Stage(path, members=4)
-    height = 2
+    height = 3
     revival = Revival(height, partial(stage.engine, voting=True), "the log is gone")
     stage.driver = stage.make(voting=False, revival=revival)
     chain = Chain(4).grow(3, contributors=())
@@ -245,7 +248,7 @@ async def test_a_lost_log_means_silence_until_its_height_is_decided(path, mock_c
         for block, certificate in chain.decided:
             assert not [e for e in stage.events if e[0] == "broadcast"]
             if block.height <= height:
-                assert stage.driver.silent == "the log is gone; observing until height 2 is decided"
+                assert stage.driver.silent == "the log is gone; observing until height 3 is decided"
                 assert not await stage.driver.append(b"Cnothing may be signed")
             stage.driver.deliver(consensus.StartHeight(block.height))
             stage.undecided[block.hash] = block
