@@ -1,7 +1,7 @@
 """Whole real nodes of one committee in this process, on real sockets, with links that can be cut.
 
-Their TLS, TCP, disks, threads and clocks are real; only the way of a dial goes through a switchboard. They do not train, so that a height
-is decided only when somebody probes: `keep_going` does that for ever, from every member in turn, so that heights follow one another.
+Their TLS, TCP, disks, threads and clocks are real; only the way of a dial goes through a switchboard. They train the smallest model that
+there is, so heights follow one another by themselves.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Committee:
             assert passed < PATIENCE_SECONDS, (
                 f"{what or 'never'}: heights {self.heights()}, views {self.views()}, {lines}"
             )
-            await trio.sleep(0.01)  # noqa: ASYNC110 - several nodes' states, no single event
+            await trio.sleep(0.01)  # several nodes' states, no single event
         return trio.current_time() - began
 
 
@@ -139,8 +139,7 @@ async def start(made: Committee, place: int, node: Node) -> None:
     token = MACHINE.set(Switched(place, made.board.port))
     made.nursery.start_soon(live)
     MACHINE.reset(token)
-    while node.bound is None:
-        await trio.sleep(0.01)  # noqa: ASYNC110
+    await made.until(lambda: node.bound is not None)
     made.board.plug_in(place, node.bound.port)
 
 

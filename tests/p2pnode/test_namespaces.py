@@ -20,6 +20,7 @@ import pytest
 from p2pnode.founding import open_blobs, write_genesis
 from tests.p2pnode.little import TEXT, identities, make_genesis
 from tests.p2pnode.machines import Machine, same_at_every_common_height
+from tests.switchboard import say
 
 pytestmark = pytest.mark.long
 
@@ -172,7 +173,7 @@ def test_cut_off_and_back(five: list[Housed], wires: Wires, how: str) -> None:
     wires.plug(4, how)
     goal = heights(five)[0]
     back = wait(lambda: heights(five)[4] >= goal)
-    print(f"{how}: verdict after {noticed:.1f} s; at the tip {back:.2f} s after healing, {goal - alone} heights behind")
+    say(f"{how}: verdict after {noticed:.1f} s; at the tip {back:.2f} s after healing, {goal - alone} heights behind")
     assert same_at_every_common_height(*five) >= alone
 
     took = []
@@ -186,7 +187,7 @@ def test_cut_off_and_back(five: list[Housed], wires: Wires, how: str) -> None:
         took.append(wait(lambda goal=goal: max(heights(five)) >= goal))
         for node in five:
             node.until(lambda s, goal=goal: s["height"] >= goal)
-    print(
+    say(
         f"{how}: first decision after 3, 10 and 30 s: {[round(t, 2) for t in took]}, median {statistics.median(took):.2f} s"
     )
     same_at_every_common_height(*five)

@@ -12,6 +12,7 @@ import trio
 
 from p2pnode.wire import Method, decode_blocks, encode_blocks_request
 from tests.p2pnode.partition import Committee, committee
+from tests.switchboard import say
 
 HEALED_SECONDS_MAX = 8.0  # the promise is two on a quiet machine; a busy one is not what is tested
 
@@ -37,7 +38,7 @@ async def test_the_side_with_a_quorum_goes_on_and_the_other_waits_and_serves_rea
         five.board.heal_all()
         goal = five.height(0)
         healed = await five.until(lambda: five.height(4) >= goal and not without_quorum(five, [4]))
-        print(f"verdict after {noticed:.1f} s, at the tip {healed:.2f} s after healing, {goal - alone} heights behind")
+        say(f"verdict after {noticed:.1f} s, at the tip {healed:.2f} s after healing, {goal - alone} heights behind")
         assert healed <= HEALED_SECONDS_MAX
         five.assert_no_fork()
 
@@ -93,7 +94,7 @@ async def measure(five: Committee, seconds: float, times: int) -> None:
         took.append(await heal(five))
         goal = max(five.heights()) + 1
         await five.until(lambda goal=goal: min(five.heights()) >= goal)
-    print(f"{times} healings of {seconds:g} s: median {statistics.median(took):.2f} s, maximum {max(took):.2f} s")
+    say(f"{times} healings of {seconds:g} s: median {statistics.median(took):.2f} s, maximum {max(took):.2f} s")
     assert max(took) <= HEALED_SECONDS_MAX
 
 
