@@ -43,12 +43,15 @@ HEIGHT = Int("height")
 
 
 def rules() -> list[BoolRef]:
+    return [*chains(), ForAll([n, h], Implies(h >= 3, committee(n, h) == committee_after(chain(n, h - 2))))]  # rule M1
+
+
+def chains() -> list[BoolRef]:
     return [
         ForAll([n, h], Implies(And(decided(n, h), h > 1), decided(n, h - 1))),
         ForAll(n, chain(n, 0) == GENESIS),
         ForAll([n, h], Implies(h >= 1, chain(n, h) == extended(chain(n, h - 1), block(n, h)))),
         ForAll(n, And(committee(n, 1) == founders, committee(n, 2) == founders)),
-        ForAll([n, h], Implies(h >= 3, committee(n, h) == committee_after(chain(n, h - 2)))),  # rule M1
     ]
 
 
@@ -69,12 +72,16 @@ def committees_agree(height: ExprRef) -> BoolRef:
     return ForAll([n1, n2], Implies(both, committee(n1, height) == committee(n2, height)))
 
 
+def one_committee(given: list[BoolRef]) -> Answer:
+    below = [*given, HEIGHT > 2, chains_agree(HEIGHT - 2)]
+    return follows("one committee for all whose chains agree two below", below, committees_agree(HEIGHT))
+
+
 def answers() -> Iterator[Answer]:
     known = [*rules(), HEIGHT >= 1]
     everybody = ForAll([n1, n2], committee(n1, HEIGHT) == committee(n2, HEIGHT))
     yield follows("heights 1 and 2: the founders decide", [*known, HEIGHT <= 2], everybody)
-    two_below = [*known, HEIGHT > 2, chains_agree(HEIGHT - 2)]
-    yield follows("one committee for all whose chains agree two below", two_below, committees_agree(HEIGHT))
+    yield one_committee(rules())
     so_far = ForAll(k, Implies(And(k >= 1, k < HEIGHT), chains_agree(k)))
     step = [*known, so_far, one_height_agrees(), committees_agree(HEIGHT)]
     yield follows("the chains agree one height further", [*step, HEIGHT > 1], chains_agree(HEIGHT))

@@ -8,7 +8,8 @@ import z3
 from consensus.committee import Committee
 from consensus.identifiers import PublicKey
 from consensus.limits import MEMBERS_MAX
-from tests.proof import agreement, arithmetic, mutants
+from tests.proof import accountability, agreement, arithmetic, heights, invariants, model, mutants
+from tests.proof.prover import follows
 
 
 @pytest.mark.parametrize("title", agreement.PARTS)
@@ -23,6 +24,22 @@ def test_and_not_in_vain() -> None:
     answers = list(agreement.not_in_vain())
     assert len(answers) == 3
     assert [answer.question for answer in answers if not answer.found] == []
+
+
+def test_committees_need_to_follow_from_the_chain() -> None:
+    assert heights.one_committee(heights.rules()).proved
+    assert heights.one_committee(heights.chains()).found
+
+
+def test_a_certificate_of_several_valid_views_would_convict_nobody() -> None:
+    """Accountability is why PREPAREs count together only if they name one valid_view."""
+    s, voter, quorum = model.any_state(), model.n, accountability.PREPARES
+    prepared = s.prepared(voter, accountability.TURN, accountability.RIVAL, model.u)
+    loose = z3.ForAll(voter, z3.Implies(model.member(voter, quorum), z3.Exists(model.u, prepared)))
+    earlier = z3.Exists([voter, model.u], z3.And(prepared, model.before(model.u, accountability.EARLY)))
+    decided = model.commit_certificate(s, accountability.COMMITS, accountability.EARLY, accountability.ONE)
+    forgot = accountability.convicted(s, accountability.COMMITS, quorum, invariants.amnesia)
+    assert follows("not convicted", [*model.VIEWS_ARE_ORDERED, decided, loose, earlier], forgot).found
 
 
 def test_where_other_thresholds_break() -> None:
