@@ -81,11 +81,9 @@ class Committee:
         """Seconds until it is so."""
         began = trio.current_time()
         while not condition():
-            passed = trio.current_time() - began
-            lines = [self.line(place) for place in range(len(self.nodes))]
-            assert passed < PATIENCE_SECONDS, (
-                f"{what or 'never'}: heights {self.heights()}, views {self.views()}, {lines}"
-            )
+            if trio.current_time() - began >= PATIENCE_SECONDS:
+                lines = [self.line(place) for place in range(len(self.nodes))]
+                raise AssertionError(f"{what or 'never'}: heights {self.heights()}, views {self.views()}, {lines}")
             await trio.sleep(0.01)  # several nodes' states, no single event
         return trio.current_time() - began
 

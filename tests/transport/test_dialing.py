@@ -246,3 +246,54 @@ def test_the_dialer_never_spins(steps: list[tuple[str, int]]) -> None:
         dialing += plan.due(now, connected)
         assert len(dialing) <= limits.DIALS_MAX
         assert plan.wake_at(connected) > now
+
+
+def urgent() -> tuple[DialPlan, Target]:
+    plan = make()
+    plan.set_members([HIGHER[0]], 0.0)
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    return plan, target
+
+
+def test_without_a_quorum_tries_of_a_member_overlap() -> None:
+    """What the first try lost on a path that was cut is not waited for."""
+    plan, target = urgent()
+    begun = [0.0]
+    while target.tries < limits.QUORUM_DIALS_MAX:
+        now = plan.wake_at(set())
+        assert due(plan, now) == [target]
+        begun.append(now)
+    assert plan.wake_at(set()) == math.inf, "enough at once"
+    assert all(
+        later - sooner <= limits.BACKOFF_QUORUM_SECONDS_MAX for sooner, later in zip(begun, begun[1:], strict=False)
+    )
+    assert plan.seconds_max(target) == limits.QUORUM_DIAL_SECONDS_MAX
+    at = target.at
+    plan.failed(target, DialFailure.TIMED_OUT, now=begun[-1], alone=False)
+    assert target.at <= at, "one that ends does not put the next one off"
+    plan.abandoned(target)
+    plan.succeeded(target, HIGHER[0], begun[-1])
+    assert due(plan, begun[-1] + 100, {HIGHER[0]}) == []
+
+
+def test_with_a_quorum_one_try_is_enough() -> None:
+    plan, target = urgent()
+    plan.set_quorum(True, 0.0)
+    assert due(plan, 100.0) == [] and plan.wake_at(set()) == math.inf
+    assert plan.seconds_max(target) == math.inf
+
+
+def test_a_bootstrap_address_that_is_a_members_stays_a_members_while_it_is_out_of_reach() -> None:
+    plan = make()
+    plan.set_members([HIGHER[0]], 0.0)
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    (target,) = due(plan)
+    plan.succeeded(target, HIGHER[0], 0.0)
+    plan.lost(HIGHER[0], 100.0)
+    (target,) = due(plan, 200.0)
+    plan.failed(target, DialFailure.TIMED_OUT, now=200.0, alone=True)
+    assert target.key == HIGHER[0]
+    (target,) = due(plan, 300.0)
+    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=300.0, alone=True)
+    assert target.key is None, "somebody else answers there"
