@@ -165,7 +165,8 @@ class Hand:
         made: list[Certificate] = [self._prepared(slot) for slot in sorted(self._prepares)]
         for past, name in sorted(self._commits):
             signers = dict(self._commits[past, name])
-            for traitor in self._traitors:
+            own_words = self._plan != "careful" or self._agreed.get((past, 0, Commit), (NIL, -1))[0] == name
+            for traitor in self._traitors if own_words else ():
                 signers[key(traitor)] = commit(traitor, self._height, past, name).signature
             made.append(CommitCertificate(self._height, past, name, tuple(sorted(signers.items()))))
         if not made:
@@ -176,7 +177,8 @@ class Hand:
     def _prepared(self, slot: Slot) -> PrepareCertificate:
         view, block_hash, valid_view = slot
         signers = dict(self._prepares[slot])
-        for traitor in self._traitors:
+        own_words = self._plan != "careful" or self._agreed.get((view, 0, Prepare)) == (block_hash, valid_view)
+        for traitor in self._traitors if own_words else ():
             own = prepare(traitor, self._height, view, block_hash, valid_view)
             signers[own.author] = own.signature
         return PrepareCertificate(self._height, view, block_hash, valid_view, tuple(sorted(signers.items())))

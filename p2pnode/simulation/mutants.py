@@ -13,7 +13,7 @@ from typing import Any
 import consensus.facts
 from consensus import NIL, Digest, Persist, PrepareCertificate
 from consensus.committee import Committee
-from consensus.encoding import Kind
+from consensus.encoding import PREFIX, Kind
 from consensus.engine import Engine
 from consensus.facts import Facts
 from consensus.height import Height
@@ -376,17 +376,24 @@ def certificate_is_not_durable_before_commit(patch: Patch) -> None:
 
 @mutant("A2", level=EXCESS, budget=3000)
 def amnesia_is_not_noticed(patch: Patch) -> None:
-    patch.set(Facts, "_look_for_amnesia", lambda self, *given: None)
+    suspect = Engine.suspect
+
+    def blind(self: Any, author: Any, *signed: Any) -> None:
+        if len({statement[: PREFIX.size] for statement, _ in signed}) == 1:
+            suspect(self, author, *signed)
+
+    patch.set(Engine, "suspect", blind)
 
 
 @mutant("E1", level=EXCESS, budget=3000)
-def double_votes_are_not_noticed(patch: Patch) -> None:
-    add = Poll.add
+def two_statements_of_a_slot_are_not_noticed(patch: Patch) -> None:
+    suspect = Engine.suspect
 
-    def silent(self: Any, author: Any, value: Any, signature: Any, *, certified: bool = False) -> None:
-        add(self, author, value, signature, certified=certified)
+    def blind(self: Any, author: Any, *signed: Any) -> None:
+        if len({statement[: PREFIX.size] for statement, _ in signed}) == len(signed):
+            suspect(self, author, *signed)
 
-    patch.set(Poll, "add", silent)
+    patch.set(Engine, "suspect", blind)
 
 
 @mutant("A1, A3", level=EXCESS, budget=3000)

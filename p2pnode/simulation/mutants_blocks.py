@@ -107,7 +107,7 @@ def convict_admitted_again(patch: Patch) -> None:
     patch.set(advancing, "_offences", lambda held, **given: ())
 
 
-@mutant("M2", level=EVENTS, budget=60, **{**GROWTH, "admission": "allowlist"})
+@mutant("M2", level=EVENTS, budget=60, **INVITED)
 def everybody_is_permitted(patch: Patch) -> None:
     """Whoever contributes is admitted, before its time."""
     patch.set(advancing, "_proven", lambda counts, rules: list(counts))
