@@ -139,7 +139,8 @@ def test_weights() -> None:
     listed = [contribution(bench.signatures, i, bench.state) for i in (0, 3, 5)]
     probe = contribution(bench.signatures, 0, bench.state, purpose=Purpose.PROBE)
     assert weights([*listed, probe], committee(4)) == (1, 1, 0, 0)
-    assert weights([*listed, probe], committee(3)) == (1, 1, 1, 0)
+    assert weights([*listed, probe], committee(3)) == (1, 0, 0, 0)
+    assert weights([*listed, probe], committee(1)) == (1, 1, 1, 0)
     assert weights([], committee(1)) == ()
 
 
