@@ -53,9 +53,10 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         train = false
         repl = false
         policy = "allowlist"
-            allow = ["{"cd" * 32}"]
-            threshold = 80
-            invite = "{TOKEN}"
+        allow = ["{"cd" * 32}"]
+        threshold = 80
+        invite = "{TOKEN}"
+        checkpoint = "7:{"ef" * 32}"
         network = "{"ab" * 32}"
         log_level = "debug"
         """
