@@ -19,7 +19,7 @@ import trio
 
 import consensus
 import transport
-from p2pnode import catchup, gossip
+from p2pnode import blocksync, gossip
 from p2pnode.config import Endpoint
 from p2pnode.node import Node
 from p2pnode.store import Store
@@ -423,7 +423,7 @@ async def test_a_joiner_follows_its_bootstrap_node_and_nobody_else(tmp_path):
 
 async def test_silent_claims_keep_no_node_from_coming_back(tmp_path, monkeypatch):
     monkeypatch.setattr(gossip, "ASK_SECONDS_MAX", 1.0)
-    monkeypatch.setattr(catchup, "DOUBT_SECONDS", 1.0)  # as in life, no longer than one question takes
+    monkeypatch.setattr(blocksync, "DOUBT_SECONDS", 1.0)  # as in life, no longer than one question takes
     founders = identities(4)
     genesis = make_genesis(founders)
     node = make_node(tmp_path / "home", founders[0], genesis, bootstrap=(Endpoint("127.0.0.1", 1),))
