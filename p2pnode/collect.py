@@ -10,8 +10,8 @@ After height h-1 is decided no timer runs. The height starts at the first of:
 (c) ``round_seconds_max`` after the first one held;
 (d) a valid proposal, or votes of f+1 members, for the height (the engine says so); a proposal alone only if it lists the update of a member,
     or no member is expected, or (c) or (e) is due: one faulty proposer must not throw away what everybody is learning;
-(e) 3 s after evidence or a request is pending, or a change of the committee that has not begun; while somebody is expected it travels with the round instead, for an empty
-    height would throw away what everybody is learning, but waits no longer than ``round_seconds_max``.
+(e) 3 s after evidence or a request is pending, or a change of the committee that has not begun; while somebody is expected it travels with
+    the round instead, for an empty height would throw away what everybody is learning, but waits no longer than ``round_seconds_max``.
 
 Expected is who contributed to one of the last two heights with contributions (at height 1: every member), and who says that it is
 learning this height, so that a newcomer slower than the others is waited for as (b) allows instead of missing every round; not expected
