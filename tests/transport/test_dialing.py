@@ -1,6 +1,7 @@
 """The dial plan as pure values: who is due when, for how long one waits, and what is given up."""
 
 import math
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -265,9 +266,7 @@ def test_without_a_quorum_tries_of_a_member_overlap() -> None:
         assert due(plan, now) == [target]
         begun.append(now)
     assert plan.wake_at(set()) == math.inf, "enough at once"
-    assert all(
-        later - sooner <= limits.BACKOFF_QUORUM_SECONDS_MAX for sooner, later in zip(begun, begun[1:], strict=False)
-    )
+    assert all(later - sooner <= limits.BACKOFF_QUORUM_SECONDS_MAX for sooner, later in pairwise(begun))
     assert plan.seconds_max(target) == limits.QUORUM_DIAL_SECONDS_MAX
     at = target.at
     plan.failed(target, DialFailure.TIMED_OUT, now=begun[-1], alone=False)
