@@ -5,8 +5,9 @@ committee agrees on what the proposer lists. A bad answer costs time, never safe
 
 After height h-1 is decided no timer runs. The height starts at the first of:
 (a) bytes held from every node that is expected;
-(b) more than half of those held, plus half the time that they took, at least 0.5 s; or more than half of those proven, plus twice the
-    time that they took, because a stranger's word must not hold up everybody (else one who never delivers costs each height (c));
+(b) more than half of those held, and of those proven among them, plus half the time that they took, at least 0.5 s; or more than half of
+    those proven, plus twice the time that they took: strangers must neither hold up everybody (else one who never delivers costs each
+    height (c)) nor start a height before the members are there (else a crowd of quick ones throws away what they learn);
 (c) ``round_seconds_max`` after the first one held;
 (d) a valid proposal, or votes of f+1 members, for the height (the engine says so); a proposal alone only if it lists the update of a member,
     or no member is expected, or (c) or (e) is due: one faulty proposer must not throw away what everybody is learning;
@@ -54,8 +55,14 @@ def start_moment(collecting: Collecting) -> float | None:
         arrivals = sorted(moment for author, moment in collecting.held.items() if author in collecting.expected)
         if len(arrivals) == len(collecting.expected):
             moments.append(max(collecting.held.values()))  # (a)
-        moments += _majority(collecting, collecting.expected, patience=0.5)  # (b)
-        moments += _majority(collecting, collecting.proven, patience=STRANGERS_PATIENCE)
+        proven = _majority(collecting, collecting.proven)
+        expected = _majority(collecting, collecting.expected)
+        if expected is not None and not collecting.proven:
+            moments.append(_patient(collecting, expected, patience=0.5))  # (b)
+        if proven is not None:
+            moments.append(_patient(collecting, proven, patience=STRANGERS_PATIENCE))
+            if expected is not None:
+                moments.append(_patient(collecting, max(expected, proven), patience=0.5))  # (b)
     return min(moments, default=None)
 
 
@@ -70,10 +77,12 @@ def _latest(collecting: Collecting) -> list[float]:
     return moments
 
 
-def _majority(collecting: Collecting, group: frozenset[bytes], *, patience: float) -> list[float]:
-    """How long those held wait for the rest of the group, once they are more than half of it."""
+def _majority(collecting: Collecting, group: frozenset[bytes]) -> float | None:
+    """When more than half of the group were held, if they are."""
     arrivals = sorted(moment for author, moment in collecting.held.items() if author in group)
-    if 2 * len(arrivals) <= len(group):
-        return []
-    majority = arrivals[len(group) // 2]
-    return [majority + max((majority - collecting.opened) * patience, MAJORITY_GRACE_SECONDS_MIN)]
+    return arrivals[len(group) // 2] if 2 * len(arrivals) > len(group) else None
+
+
+def _patient(collecting: Collecting, majority: float, *, patience: float) -> float:
+    """How long a majority waits for the rest."""
+    return majority + max((majority - collecting.opened) * patience, MAJORITY_GRACE_SECONDS_MIN)

@@ -50,6 +50,14 @@ def test_b_a_strangers_word_holds_up_those_proven_for_a_while_only():
     assert moment([A, C], {A: 101.0, C: 101.5}, proven=[A]) == 101.5
 
 
+def test_b_a_crowd_of_quick_strangers_does_not_start_without_those_proven():
+    crowd = {b"%d" % n: 100.1 for n in range(20)}
+    assert moment([A, B, C, *crowd], crowd, proven=[A, B, C]) == 160.1
+    assert moment([A, B, C, *crowd], {**crowd, A: 104.0}, proven=[A, B, C]) == 160.1
+    assert moment([A, B, C, *crowd], {**crowd, A: 104.0, B: 106.0}, proven=[A, B, C]) == 109.0
+    assert moment([A, *crowd], crowd, proven=[]) == 100.6
+
+
 def test_c_the_longest_wait_after_the_first():
     assert moment([A, B, C], {D: 105.0}) == 165.0
 
