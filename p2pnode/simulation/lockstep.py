@@ -54,7 +54,7 @@ from p2pnode.simulation.ledger import block_on, contribution, genesis, root_is_r
 from p2pnode.simulation.transitions import Observer, observed_step
 from p2pnode.simulation.witness import Violation, Witness
 
-VIEWS = 4
+VIEWS = (2, 3, 3, 4)
 SIGNATURES = KeyedSignatures()
 PHASE_OF = {TimerKind.PROPOSE: "propose", TimerKind.PREPARE: "prepare"}
 
@@ -117,7 +117,7 @@ class LockStep:
             self.height = height
             for i in self.honest:
                 self.step(i, StartHeight(height))
-            for view in range(VIEWS):
+            for view in range(self.rng.choice(VIEWS)):
                 self._view(view)
                 if len(self.done) == len(self.honest):
                     break

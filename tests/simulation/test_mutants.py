@@ -15,7 +15,10 @@ from p2pnode.simulation.witness import Violation
 assert mutants_blocks.CAUGHT
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+QUICK = [name for name, mutant in MUTANTS.items() if mutant.level != mutants.EXCESS]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_it_falls(name: str) -> None:
     assert batches.run_mutant(name).scenario is not None
 
