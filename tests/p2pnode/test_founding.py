@@ -22,6 +22,7 @@ from p2pnode.founding import (
 )
 from p2pnode.genesis import parse
 from p2pnode.home import Home
+from p2pnode.tokens import Token, token_text
 from p2pnode.wire import Method
 from tests.p2pnode.little import MODEL, TEXT, Chain, RecordingLog, identities, make_genesis, size_file, text_file, until
 from tests.p2pnode.rig import Peer, make_swarm
@@ -304,3 +305,32 @@ def test_a_genesis_is_written_whole(home):
     write_genesis(home, CHAIN.genesis)
     assert parse(home.genesis.read_bytes()) == CHAIN.genesis
     assert not home.genesis.with_suffix(".part").exists()
+
+
+# --- who may join -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_genesis_says_who_may_join_and_how_many_must_agree(home, founder):
+    key = identities(2)[1].public_key
+    listed = replace(founder, policy="allowlist", allow=(key.hex(),), threshold=80)
+    genesis = initialise(home, listed)
+    assert set(genesis.allowlist) == {key, identity_of(home).public_key}  # a founder may come back
+    assert (genesis.policy, genesis.threshold_percent) == ("allowlist", 80)
+    check_flags(settings(home, ("threshold", "allow"), threshold=80, allow=(key.hex(),)), genesis)
+    for flag, value, held in [("threshold", 90, "80"), ("allow", ("00" * 32,), "a list of 2")]:
+        with pytest.raises(SetUpError, match=f"--{flag}") as caught:
+            check_flags(settings(home, (flag,), **{flag: value}), genesis)
+        assert held in caught.value.message
+
+
+def test_a_token_is_for_one_network_and_one_policy(home):
+    genesis = make_genesis(identities(2), policy="invite")
+
+    def token(network: bytes) -> str:
+        return token_text(Token(network, bytes(32), 7, bytes(32), bytes(64)))
+
+    check_flags(settings(home, invite=token(genesis.chain_id)), genesis)
+    with pytest.raises(SetUpError, match="the token is for network 0000000000000000, this is"):
+        check_flags(settings(home, invite=token(bytes(32))), genesis)
+    with pytest.raises(SetUpError, match="policy is open, which asks no invitation"):
+        check_flags(settings(home, invite=token(CHAIN.genesis.chain_id)), CHAIN.genesis)
