@@ -70,15 +70,57 @@ def digest_of(data: Buffer) -> ContentDigest:
     return content_digest(split(data), memoryview(data).nbytes)
 
 
-def _root(hashes: Sequence[bytes]) -> bytes:
-    """Level by level; an odd last node moves up as it is, which gives RFC 6962's tree."""
-    if not hashes:
-        return hashlib.sha256(b"").digest()
+def levels(hashes: Sequence[bytes]) -> list[list[bytes]]:
+    """The tree over leaf hashes, level by level up to the root; an odd last node moves up as it is, which gives RFC 6962's tree."""
     sha256 = hashlib.sha256
-    level = list(hashes)
-    while len(level) > 1:
+    tree = [list(hashes)]
+    while len(tree[-1]) > 1:
+        level = tree[-1]
         above = [sha256(_NODE + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             above.append(level[-1])
-        level = above
-    return level[0]
+        tree.append(above)
+    return tree
+
+
+def inclusion_path(tree: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """What proves leaf `index` of a tree (`levels`) to whoever knows the digest: the hash beside each node on its way up."""
+    path = []
+    for level in tree[:-1]:
+        if index ^ 1 < len(level):
+            path.append(level[index ^ 1])
+        index //= 2
+    return path
+
+
+def path_length(index: int, length: int) -> int:
+    """Hashes in the inclusion path of leaf `index` of a blob of `length`."""
+    return len(_sides(index, leaf_count(length)))
+
+
+def verify_leaf(digest: bytes, length: int, index: int, leaf: Buffer, path: Sequence[bytes]) -> bool:
+    """Whether it is leaf `index` of the blob, by nothing but its inclusion path."""
+    if not 0 <= index < leaf_count(length) or len(leaf) != leaf_length(index, length):
+        return False
+    sides = _sides(index, leaf_count(length))
+    if len(path) != len(sides) or any(len(beside) != DIGEST_BYTES for beside in path):
+        return False
+    node = leaf_hash(leaf)
+    for is_right, beside in zip(sides, path, strict=True):
+        pair = beside + node if is_right else node + beside
+        node = hashlib.sha256(_NODE + pair).digest()
+    return hashlib.sha256(_DIGEST + struct.pack(">Q", length) + node).digest() == digest
+
+
+def _sides(index: int, width: int) -> list[bool]:
+    """For each level on the way up at which a leaf has a node beside it: whether that stands on its left."""
+    sides = []
+    while width > 1:
+        if index ^ 1 < width:
+            sides.append(bool(index % 2))
+        index, width = index // 2, (width + 1) // 2
+    return sides
+
+
+def _root(hashes: Sequence[bytes]) -> bytes:
+    return levels(hashes)[-1][0] if hashes else hashlib.sha256(b"").digest()

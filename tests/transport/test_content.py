@@ -11,11 +11,15 @@ from transport.content import (
     content_digest,
     digest_of,
     digest_of_hashes,
+    inclusion_path,
     leaf_count,
     leaf_hash,
     leaf_hashes,
     leaf_length,
+    levels,
+    path_length,
     split,
+    verify_leaf,
 )
 from transport.limits import LEAF_BYTES
 
@@ -78,3 +82,51 @@ def test_the_number_of_hashes_must_fit_the_length() -> None:
 def test_leaf_by_leaf_is_the_same_as_at_once() -> None:
     data = bytes(range(256)) * 1000
     assert content_digest(iter(split(data)), len(data)) == digest_of(memoryview(data))
+
+
+def proof(data: bytes, index: int) -> list[bytes]:
+    return inclusion_path(levels(leaf_hashes(split(data))), index)
+
+
+@pytest.mark.parametrize("count", [*range(1, 18), 31, 33])
+def test_every_leaf_proves_itself(count: int) -> None:
+    data = b"".join(bytes((i,)) * LEAF_BYTES for i in range(count))[:-7]
+    digest, leaves = digest_of(data), split(data)
+    for index, leaf in enumerate(leaves):
+        path = proof(data, index)
+        assert len(path) == path_length(index, len(data))
+        assert verify_leaf(digest, len(data), index, leaf, path)
+
+
+@given(some.data(), some.integers(min_value=1, max_value=9), some.integers(min_value=0, max_value=LEAF_BYTES - 1))
+def test_nothing_else_passes_for_a_leaf(draw: some.DataObject, count: int, short: int) -> None:
+    """Another index, length or path, or another leaf."""
+    data = b"".join(bytes((i,)) * LEAF_BYTES for i in range(count))[: count * LEAF_BYTES - short]
+    digest, leaves = digest_of(data), split(data)
+    index = draw.draw(some.integers(min_value=0, max_value=count - 1))
+    leaf, path = bytes(leaves[index]), proof(data, index)
+
+    other = draw.draw(some.integers(min_value=-2, max_value=count + 2).filter(lambda i: i != index))
+    assert not verify_leaf(digest, len(data), other, leaf, path)
+
+    length = draw.draw(some.integers(min_value=0, max_value=count * LEAF_BYTES * 2).filter(lambda n: n != len(data)))
+    assert not verify_leaf(digest, length, index, leaf, path)
+
+    assert not verify_leaf(digest, len(data), index, leaf, [*path, bytes(32)])
+    assert not verify_leaf(digest, len(data), index, leaf, [*path, b""])
+    if path:
+        place = draw.draw(some.integers(min_value=0, max_value=len(path) - 1))
+        assert not verify_leaf(digest, len(data), index, leaf, path[:place] + path[place + 1 :])
+        wrong = bytearray(path[place])
+        wrong[draw.draw(some.integers(min_value=0, max_value=31))] ^= 1
+        assert not verify_leaf(digest, len(data), index, leaf, [*path[:place], bytes(wrong), *path[place + 1 :]])
+
+    changed = bytearray(leaf)
+    changed[draw.draw(some.integers(min_value=0, max_value=len(leaf) - 1))] ^= 1
+    assert not verify_leaf(digest, len(data), index, changed, path)
+    assert not verify_leaf(digest, len(data), index, leaf[:-1], path)
+
+
+def test_a_node_does_not_pass_for_a_leaf() -> None:
+    data = bytes(2 * LEAF_BYTES)
+    assert not verify_leaf(digest_of(data), 64, 0, b"".join(leaf_hashes(split(data))), [])
