@@ -294,11 +294,13 @@ class Gossip:
 
     def peers_at(self, height: int) -> list[bytes]:
         """Connected peers that say they decided this height, the farthest first."""
+        silent = {peer.key for peer in self._swarm.peers() if peer.is_silent}
         able = [(status.height, key) for key, status in self.statuses.items() if status.height >= height]
-        return [key for _, key in sorted(able, reverse=True)]
+        return [key for _, key in sorted(able, reverse=True) if key not in silent]
 
     def connected(self) -> list[bytes]:
-        return [peer.key for peer in self._swarm.peers()]
+        """Peers that can be asked: one that has fallen silent would be waited for in vain."""
+        return [peer.key for peer in self._swarm.peers() if not peer.is_silent]
 
     async def fetch_blocks(self, peer: bytes, first: int, count: int) -> tuple[list[Block], int]:
         """A page of blocks with their certificates, and its length in bytes. Raises RequestFailed or Malformed."""

@@ -7,7 +7,7 @@ pex.py (who is out there), handshake.py, session.py (what a frame does), transfe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -142,6 +142,17 @@ class Swarm:
                 count += 1
         return count
 
+    def offer_bulk(self, frame: Sequence[Buffer], *, to: Iterable[bytes]) -> int:
+        """Send behind everything else to those who have room for it, and to the others not at all; returns to how many."""
+        sessions = [s for key in to if (s := self._sessions.get(PublicKey(key))) is not None]
+        return sum(session.outbox.offer_bulk(*frame) for session in sessions)
+
+    def feed(self, key: bytes, frames: Iterator[Sequence[Buffer]]) -> None:
+        """The same to one peer, frame after frame as there is room, in a task of its own."""
+        session = self._sessions.get(PublicKey(key))
+        if session is not None:
+            session.feed(frames)
+
     async def request(
         self, peer_key: bytes, method: int, body: bytes, *, timeout_seconds: float, response_bytes_max: int
     ) -> bytes:
@@ -172,10 +183,10 @@ class Swarm:
         def connected() -> list[Session]:
             now = trio.current_time()
             found = [self._sessions.get(PublicKey(key)) for key in holders()]
-            return [s for s in found if s is not None and not self._liars.holds(s.key, now)]
+            return [s for s in found if s is not None and not s.is_silent and not self._liars.holds(s.key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
-        await Fetch(plan, holders=connected, sink=sink, lied=self._lied, log=self.log).run()
+        await Fetch(plan, holders=connected, sink=sink, lied=self.lied, log=self.log).run()
         return plan.hashes or ()
 
     async def fetch_bytes(self, digest: bytes, length: int, *, holders: Callable[[], Sequence[bytes]]) -> bytes:
@@ -187,6 +198,11 @@ class Swarm:
 
         await self.fetch(digest, length, holders=holders, sink=sink)
         return b"".join(parts[index] for index in sorted(parts))
+
+    def lied(self, key: PublicKey) -> None:
+        """What it sent is not what a digest names: not asked for blobs for a while. Its votes are heard all the same."""
+        self._refuse(short_id(key), "it served bytes that do not match their digest")
+        self._liars.add(key, trio.current_time())
 
     def members(self, keys: Iterable[bytes]) -> None:
         """The committee: admitted beyond the limits, and dialed again more eagerly."""
@@ -419,11 +435,6 @@ class Swarm:
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
         self.log.warning("peer refused", peer=name, reason=reason)
-
-    def _lied(self, key: PublicKey) -> None:
-        """Proven by a digest: not asked for blobs for a while. Its votes are heard all the same."""
-        self._refuse(short_id(key), "it served bytes that do not match their digest")
-        self._liars.add(key, trio.current_time())
 
     # --- Dialing ----------------------------------------------------------------------------------------------------
 
