@@ -19,7 +19,7 @@ import trio
 WINDOW_BYTES = 1 << 20  # sent and not yet read; beyond it the sender waits
 RESEND_SECONDS = 0.2  # TCP's first wait for an acknowledgement; doubled each time
 CONNECT_AGAIN_SECONDS = 1.0  # the same for the first packet of a connection
-_END, _RESET = b"", None  # what may arrive beside bytes
+_END = b""  # what arrives after the last bytes
 _NEVER = float("inf")
 
 
@@ -78,12 +78,13 @@ class Stream(trio.abc.Stream):
         self.number = number
         self.host = names.getsockname()[0]
         self._out = out
-        self._arriving: deque[tuple[float, bytes | None]] = deque()
+        self._arriving: deque[tuple[float, bytes]] = deque()
+        self._reset_at: float | None = None  # when a reset has arrived, overtaking nothing
         self._waiting_bytes = 0
         self._last_arrival = 0.0
         self._stalled_since: float | None = None
         self._changed = trio.Event()
-        self._closed = self._broken = self._ended = False
+        self._closed = self._broken = False
         self._off = off  # hosts that answer nothing
         self.is_gone = False  # this end's host would answer with a reset
 
@@ -91,11 +92,12 @@ class Stream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
-        while self.other._waiting_bytes > WINDOW_BYTES and not (self._closed or self._broken):
-            await self._changed.wait()
+        while self.other._waiting_bytes > WINDOW_BYTES and not (self._closed or self._is_reset()):
+            with trio.move_on_at(self._reset_at or _NEVER):
+                await self._changed.wait()
         if self._closed:
             raise trio.ClosedResourceError
-        if self._broken:
+        if self._is_reset():
             raise trio.BrokenResourceError
         self.other._on_its_way(bytes(data))
 
@@ -109,7 +111,7 @@ class Stream(trio.abc.Stream):
                 raise trio.ClosedResourceError
             if (data := self._take(max_bytes or 65536)) is not None:
                 return data
-            moment = self._arriving[0][0] if self._arriving else _NEVER
+            moment = min(self._arriving[0][0] if self._arriving else _NEVER, self._reset_at or _NEVER)
             with trio.move_on_at(moment):
                 await self._changed.wait()
 
@@ -126,7 +128,7 @@ class Stream(trio.abc.Stream):
         """Its process is gone; the system it ran on resets the connection, or is gone as well."""
         self._closed = self.is_gone = True
         if not silently:
-            self.other._on_its_way(_RESET)
+            self.other._reset_on_its_way()
         self._fire()
 
     def reset(self) -> None:
@@ -145,26 +147,41 @@ class Stream(trio.abc.Stream):
         self._stalled_since = None
         moment += self.other._out.delay()
         self._arriving = deque((moment if at == _NEVER else at, data) for at, data in self._arriving)
+        self._reset_at = moment if self._reset_at == _NEVER else self._reset_at
         self._last_arrival = max(self._last_arrival, moment)
         self._fire()
 
-    def _on_its_way(self, data: bytes | None) -> None:
+    def _on_its_way(self, data: bytes) -> None:
         """Something was sent to this end."""
-        now, path = trio.current_time(), self.other._out
-        if self._stalled_since is not None or path.blocked:
-            self._stalled_since = now if self._stalled_since is None else self._stalled_since
-            at = _NEVER
-        else:
-            at = self._last_arrival = max(path.arrival(len(data or b""), now), self._last_arrival)
+        at = self._arrival(len(data))
         if self.host in self._off:
             return
         if self.is_gone:
             if data and at != _NEVER:
-                self.other._on_its_way(_RESET)
+                self.other._reset_on_its_way()
             return
         self._arriving.append((at, data))
-        self._waiting_bytes += len(data or b"")
+        self._waiting_bytes += len(data)
         self._fire()
+
+    def _reset_on_its_way(self) -> None:
+        at = self._arrival(0)
+        if not self.is_gone and self._reset_at is None:
+            self._reset_at = at
+            self._fire()
+
+    def _arrival(self, count: int) -> float:
+        """When what is sent now is here, behind everything before it; never, as long as the path is blocked."""
+        now, path = trio.current_time(), self.other._out
+        if self._stalled_since is not None or path.blocked:
+            self._stalled_since = now if self._stalled_since is None else self._stalled_since
+            return _NEVER
+        self._last_arrival = max(path.arrival(count, now), self._last_arrival)
+        return self._last_arrival
+
+    def _is_reset(self) -> bool:
+        self._broken = self._broken or (self._reset_at is not None and self._reset_at <= trio.current_time())
+        return self._broken
 
     def _take(self, count: int) -> bytes | None:
         """What has arrived by now, or None."""
@@ -173,15 +190,9 @@ class Stream(trio.abc.Stream):
         now, taken, size = trio.current_time(), [], 0
         while self._arriving and self._arriving[0][0] <= now and size < count:
             at, data = self._arriving.popleft()
-            if data is _RESET:
-                self._broken = True
-                self._fire()
-                if taken:
-                    break
-                raise trio.BrokenResourceError
-            if not data:
+            if data == _END:
                 self._arriving.appendleft((at, data))
-                if taken:
+                if taken or self._is_reset():
                     break
                 return _END
             if len(data) > count - size:
@@ -192,6 +203,8 @@ class Stream(trio.abc.Stream):
         self._waiting_bytes -= size
         if size:
             self.other._fire()
+        elif self._is_reset():
+            raise trio.BrokenResourceError
         return b"".join(taken) if taken else None
 
     def _fire(self) -> None:
