@@ -177,6 +177,7 @@ class Engine:
             case Synced():
                 if event.state.height > self.state.height:
                     self._move_to(event.state)
+                    self._own.begins(self.height)
             case DelaysMeasured():
                 self._timeouts.measured(delay_seconds=event.delay_seconds, check_seconds=event.check_seconds)
             case EvidenceReceived():
@@ -337,8 +338,7 @@ class Engine:
         if problem is not None:
             self.refuse(None, problem)
             return
-        if evidence.author == self._me:
-            self._fall_silent(f"a proof of {evidence.kind} names our key")
+        self._fall_silent(self._own.proof_elsewhere(evidence, self.state))
         self._accuse(evidence)
 
     # -- what should never happen --

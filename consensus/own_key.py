@@ -6,8 +6,11 @@ before a restart, are in our log and harmless. Of decided heights the log is pru
 
 from collections.abc import Iterator, Sequence
 
+from consensus.advance import evidence_problem
 from consensus.certificate import Certificate, own_entry
+from consensus.chain import ChainState
 from consensus.errors import LocalFault, Malformed
+from consensus.evidence import Evidence, EvidenceKind
 from consensus.identifiers import Digest, PublicKey, Verify
 from consensus.messages import Commit, Message, Prepare, Proposal, ViewStatus
 from consensus.record import Record, RecordKind, statement_of
@@ -22,9 +25,11 @@ class OwnKey:
         self._verify = verify
         self._signed: dict[int, set[bytes]] = {}
         self._height_min = 0  # below it our log may be pruned
+        self._since = 0  # the first height of this run, or after block sync
 
     def restore(self, records: Sequence[Record], *, height: int) -> None:
         """The log of an earlier run, of `height` and later ones; damage here could cost a second signature, so it is loud."""
+        self.begins(height)
         self.moved_to(max(height, max((record.height for record in records), default=0)))
         for record in records:
             if record.kind == RecordKind.VOTE:
@@ -36,6 +41,10 @@ class OwnKey:
     def signed(self, height: int) -> set[bytes]:
         """Our statements of this height; whoever signs one adds it here first."""
         return self._signed.setdefault(height, set())
+
+    def begins(self, height: int) -> None:
+        """What was signed before this height, an earlier run or another machine may have signed."""
+        self._since = height
 
     def moved_to(self, height: int) -> None:
         """`height` is the next one."""
@@ -61,6 +70,20 @@ class OwnKey:
         if entry is None or self._is_ours(certificate.height, entry[0]) or not self._verify(self._me, *entry):
             return None
         return f"a certificate of {certificate.height}/{certificate.view} has our signature on what is not ours"
+
+    def proof_elsewhere(self, evidence: Evidence, state: ChainState) -> str | None:
+        """The same for a proof whose signatures are good.
+
+        Not for one of before this run: anybody can show it again for ever, and whoever signs now will be heard. Nor for a proposal
+        that was in turn: alone it is well-formed evidence, and only a committee tells that it proves nothing.  # rule E6
+        """
+        if evidence.author != self._me or evidence.height < self._since:
+            return None
+        if evidence.kind == EvidenceKind.WRONG_PROPOSER:
+            height = state.height + 1
+            if evidence.height > height or evidence_problem(evidence, state.membership, height=height) is not None:
+                return None
+        return f"a proof of {evidence.kind} names our key"
 
     def _is_ours(self, height: int, statement: bytes) -> bool:
         return height < self._height_min or statement in self._signed.get(height, ())

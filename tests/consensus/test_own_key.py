@@ -6,16 +6,19 @@ import pytest
 
 from consensus import (
     Begin,
+    BlockBuilt,
     Broadcast,
     BroadcastCertificate,
     BuildBlock,
     CertificateReceived,
+    ChainState,
     Commit,
     Decide,
     EvidenceReceived,
     KeyElsewhere,
     LocalFault,
     Prepare,
+    Proposal,
     StartHeight,
     Synced,
     TimerFired,
@@ -72,6 +75,11 @@ def test_an_echo_may_be_the_first_that_a_restarted_engine_hears(bench: Bench) ->
 
 def test_a_status_is_in_no_log_and_proves_nothing(bench: Bench) -> None:
     assert elsewhere(bench, bench.status(0, 3)) == []
+
+
+def moved(bench: Bench, height: int) -> ChainState:
+    """As if that many heights had been decided."""
+    return replace(bench.state, height=height)
 
 
 def strangers(bench: Bench) -> dict[str, object]:
@@ -148,7 +156,41 @@ def test_two_contributions_in_our_name(bench: Bench) -> None:
     assert len(elsewhere(bench, contribution(bench.signatures, 0, bench.state, salt=b"another copy"))) == 1
 
 
-def test_a_proof_against_our_own_key_silences_us_whatever_its_height(bench: Bench) -> None:
+def test_our_own_proposal_shown_as_a_proof_is_none() -> None:
+    """One PROPOSAL is well-formed evidence; whether it was out of turn only a committee tells."""
+    bench = Bench(me=1)
+    bench.begin()
+    block = bench.block(1, 1)
+    (ours,) = (e.message for e in of(Broadcast, bench.step(BlockBuilt(1, 0, block))) if isinstance(e.message, Proposal))
+    proof = evidence_of(key(1), (ours.statement(CHAIN_ID), ours.signature))
+    assert elsewhere(bench, EvidenceReceived(proof)) == []
+    assert of(Decide, bench.accept(bench.commit(2, 0, block), bench.commit(3, 0, block), bench.commit(0, 0, block)))
+    assert elsewhere(bench, EvidenceReceived(proof)) == []
+    bench.step(Synced(moved(bench, 5)))
+    assert elsewhere(bench, EvidenceReceived(proof)) == []
+
+
+def test_a_proposal_out_of_turn_that_we_did_not_sign_silences_us(bench: Bench) -> None:
+    false = bench.proposal(0, 0, bench.block(1, 1))  # it is node 1's turn
+    proof = evidence_of(key(0), (false.statement(CHAIN_ID), false.signature))
+    assert elsewhere(bench, EvidenceReceived(proof)) == ["a proof of wrong_proposer names our key"]
+
+
+def test_a_proof_of_an_earlier_run_can_be_shown_for_ever_and_silences_nobody(bench: Bench) -> None:
+    pair = [
+        (v.statement(CHAIN_ID), v.signature) for v in (bench.commit(0, 3, bench.block(1, 1)), bench.commit(0, 3, None))
+    ]
+    proof = evidence_of(key(0), *pair)
+    bench.step(Synced(moved(bench, 5)))
+    assert elsewhere(bench, EvidenceReceived(proof)) == []
+    again = Bench(state=moved(bench, 5))
+    again.signatures = bench.signatures
+    again.boot(0, ())
+    again.begin(6)
+    assert elsewhere(again, EvidenceReceived(proof)) == []
+
+
+def test_a_proof_against_our_own_key_silences_us_also_after_its_height(bench: Bench) -> None:
     block = bench.block(1, 1)
     bench.accept(bench.proposal(1, 0, block), *[bench.commit(i, 0, block) for i in (1, 2, 3)])
     bench.step(StartHeight(2))
