@@ -98,7 +98,7 @@ def path_length(index: int, length: int) -> int:
     return len(_sides(index, leaf_count(length)))
 
 
-def verify_leaf(digest: bytes, length: int, index: int, leaf: Buffer, path: Sequence[bytes]) -> bool:
+def verify_leaf(digest: bytes, length: int, index: int, leaf: Buffer, path: Sequence[Buffer]) -> bool:
     """Whether it is leaf `index` of the blob, by nothing but its inclusion path."""
     if not 0 <= index < leaf_count(length) or len(leaf) != leaf_length(index, length):
         return False
@@ -107,8 +107,8 @@ def verify_leaf(digest: bytes, length: int, index: int, leaf: Buffer, path: Sequ
         return False
     node = leaf_hash(leaf)
     for is_right, beside in zip(sides, path, strict=True):
-        pair = beside + node if is_right else node + beside
-        node = hashlib.sha256(_NODE + pair).digest()
+        pair = (beside, node) if is_right else (node, beside)
+        node = hashlib.sha256(b"".join((_NODE, *pair))).digest()
     return hashlib.sha256(_DIGEST + struct.pack(">Q", length) + node).digest() == digest
 
 

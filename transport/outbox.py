@@ -41,10 +41,15 @@ class Outbox:
         size = sum(map(len, frame))
         while self._bulk_bytes + size > BULK_BYTES_MAX:
             await self._producers.park()
-        self._bulk.append((frame, size))
-        self._bulk_bytes += size
-        if self._writers:
-            self._writers.unpark_all()
+        self._queue_bulk(frame, size)
+
+    def offer_bulk(self, *frame: Buffer) -> bool:
+        """The same where there is room at once; otherwise it is not sent. For what its receiver can have in another way."""
+        size = sum(map(len, frame))
+        if self._bulk_bytes + size > BULK_BYTES_MAX:
+            return False
+        self._queue_bulk(frame, size)
+        return True
 
     def gather(self) -> bytes:
         """Up to SEND_BYTES of frames, the urgent ones first, as one buffer; empty if there are none."""
@@ -73,3 +78,9 @@ class Outbox:
     def wake(self) -> None:
         """Make writers look again: one of them was told to stop."""
         self._writers.unpark_all()
+
+    def _queue_bulk(self, frame: Sequence[Buffer], size: int) -> None:
+        self._bulk.append((frame, size))
+        self._bulk_bytes += size
+        if self._writers:
+            self._writers.unpark_all()

@@ -8,7 +8,7 @@ Not here: making connections, and everything that concerns several peers (swarm.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from transport import limits
 from transport.address import Address, Scope
 from transport.blobs import BlobClient, BlobServer, BlobSource
 from transport.connection import Connection, Shaken
+from transport.content import Buffer
 from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo, TwinSeen
@@ -123,6 +124,15 @@ class Session:
                 self._nursery = nursery
                 self._started.set()
                 nursery.start_soon(self._server.run)
+
+    def feed(self, frames: Iterator[Sequence[Buffer]]) -> None:
+        """Send these when nothing else is to be sent, each made once there is room for the one before, until `end`."""
+        if self._nursery is not None and not self._scope.cancel_called:
+            self._nursery.start_soon(self._feed, frames)
+
+    async def _feed(self, frames: Iterator[Sequence[Buffer]]) -> None:
+        for frame in frames:
+            await self.outbox.push_bulk(*frame)
 
     def end(self, reason: str) -> None:
         """Nothing more will come or go: everybody who waits for this peer is told so."""

@@ -19,7 +19,7 @@ from p2pnode.bench.quorums import Wan, decided_last
 from p2pnode.simulation.keys import KeyedSignatures, key
 from p2pnode.simulation.ledger import block_on, contribution, genesis
 from transport import LEAF_BYTES
-from transport.spread import relays
+from transport.spread import frame_bytes, is_worth_it, relays, ring
 
 REST_SECONDS = 1.0  # between two heights, so that none pays for the one before
 UPLINK_BYTES_PER_SECOND = 125_000_000.0  # 1 Gbit/s
@@ -122,7 +122,7 @@ class _Run:
 
     def _begin(self, node: _Node, height: int, now: float) -> None:
         node.leaves = set(range(self.leaf_count))
-        self._spread(node, now)
+        self._offer(node, now)
         self._step(node, consensus.StartHeight(height), now)
 
     # --- one core ---------------------------------------------------------------------------------------------------------------------
@@ -212,15 +212,24 @@ class _Run:
 
     # --- bulk ------------------------------------------------------------------------------------------------------------------------
 
-    def _spread(self, author: _Node, now: float) -> None:
-        """Each piece to the member that passes it on to all the others, and those straight after one another."""
-        others = [node for node in self.nodes if node is not author]
-        for leaf, relay in enumerate(relays([key(node.index) for node in others], self.leaf_count)):
-            target = next(node for node in others if key(node.index) == relay)
-            self._send_leaf(author, target, leaf, now, pass_on=True)
+    def _offer(self, author: _Node, now: float) -> None:
+        """A large committee is sent each piece once, and passes it on; a small one hears of the body and asks for it."""
+        others = ring([key(node.index) for node in self.nodes], key(author.index))
+        nodes = {key(node.index): node for node in self.nodes}
+        if is_worth_it(len(self.nodes), self.question.body_bytes):
+            for leaf, relay in enumerate(relays(others, self.leaf_count, linked=lambda _: True)):
+                self._send_leaf(author, nodes[relay or others[0]], leaf, now, pass_on=True)
+            return
+        for target in (nodes[other] for other in others):
+            asked = now + self.delays[author.index][target.index] + self.delays[target.index][author.index]
+            self.at(asked, partial(self._serve, author, target))
+
+    def _serve(self, author: _Node, target: _Node, now: float) -> None:
+        for leaf in range(self.leaf_count):
+            self._send_leaf(author, target, leaf, now, pass_on=False)
 
     def _send_leaf(self, node: _Node, target: _Node, leaf: int, now: float, *, pass_on: bool) -> None:
-        size = self._leaf_bytes(leaf)
+        size = frame_bytes(leaf, self.question.body_bytes)
         ready = self._work(node, now, size * self.costs.byte_seconds / 2)
         node.uplink_free = max(node.uplink_free, ready) + size / UPLINK_BYTES_PER_SECOND
         self.messages += 1
@@ -228,11 +237,8 @@ class _Run:
         arrives = node.uplink_free + self.delays[node.index][target.index]
         self.at(arrives, partial(self._take_leaf, target, node, leaf, pass_on))
 
-    def _leaf_bytes(self, leaf: int) -> int:
-        return min(LEAF_BYTES, self.question.body_bytes - leaf * LEAF_BYTES)
-
     def _take_leaf(self, node: _Node, author: _Node, leaf: int, pass_on: bool, now: float) -> None:
-        moment = self._work(node, now, self._leaf_bytes(leaf) * self.costs.byte_seconds / 2)
+        moment = self._work(node, now, frame_bytes(leaf, self.question.body_bytes) * self.costs.byte_seconds / 2)
         node.leaves.add(leaf)
         if pass_on:
             for target in self.nodes:
