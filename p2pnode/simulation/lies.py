@@ -14,6 +14,7 @@ from consensus import (
     Committee,
     Contribution,
     Digest,
+    Leave,
     Prepare,
     PrepareCertificate,
     Proposal,
@@ -210,6 +211,7 @@ class Lunatic(Behaviour):
             replace(block, header=replace(header, previous=Digest(header.previous[::-1]))),
             self._unsigned_contribution(block),
             self._unsigned_certificate(block),
+            self._forged_leave(block),
         )
         odd = turned[header.model_root[0] % len(turned)]
         self.plot.hear(Proposal(self.traitor.me, odd.height, 0, odd, None, UNSIGNED))
@@ -220,6 +222,15 @@ class Lunatic(Behaviour):
         return replace(
             block, header=replace(block.header, contributions_hash=contributions_hash(listed)), contributions=listed
         )
+
+    def _forged_leave(self, block: Block) -> Block:
+        """Somebody else is said to want to go."""
+        state = self.traitor.process.disk.state
+        victims = [member for member in state.membership.next.members if member != self.traitor.me]
+        if state.height + 1 != block.height or not victims:
+            return block
+        forged = Leave(victims[0], block.height, UNSIGNED)
+        return block_on(BlockTemplate(state, self.traitor.me, requests=(forged,)), block.contributions)
 
     def _unsigned_certificate(self, block: Block) -> Block:
         if block.last_certificate is None:

@@ -71,6 +71,13 @@ UNNEEDED = {
     "B5 H1 H2 H3 H4": "liveness: when a height starts, and who fetches what",
     "M3 M5": "protocol: how fast a committee grows and how many candidates are remembered; agreement follows from B2, which compares them",
     "N6 E4": "what an honest proposer offers; nobody can be made to accept more",
+    "B1": "bytes: a traitor's block passes through Block.decode here as well, and one that does not match its header cannot be made",
+    "B3 M4": "the cheap half of what every node recomputes anyway; not recomputing is a mutant of V1",
+    "E3 E5 N2": "bounds of what a block may hold, and what is never evidence: nothing happens that could be wrong",
+    "N4": "takes a member that left, came back, and an old leave shown again: tests/consensus/test_requests.py has that story",
+    "X4": "takes a chain file older than the log: tests/consensus/test_engine.py",
+    "X5 X6": "takes a second engine with an honest key, which is outside the model: tests/consensus/test_own_key.py. Honest nodes that are told "
+    "so by mistake break I13",
     "vv < view": "not needed for safety (the proof says so); kept for accountability",
 }
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import consensus.chain
+import consensus.suspicion
 from consensus import Membership
 from consensus.facts import Facts
 from p2pnode.simulation.mutants import EVENTS, Patch, mutant
@@ -153,3 +154,28 @@ def _forgive_join(patch: Patch, forgiven: str) -> None:
         return None if problem is not None and forgiven in problem else problem
 
     patch.set(advancing, "_join_problem", forgiving)
+
+
+@mutant("N1", level=EVENTS, budget=100, attacks=("lunatic",), heights=6)
+def requests_nobody_signed(patch: Patch) -> None:
+    patch.set(consensus.chain, "check_request", lambda request, **given: None)
+
+
+@mutant(
+    "M7", level=EVENTS, budget=60, nodes=7, founders=None, attacks=("silent",), heights=12, leaves=0, admission="open"
+)
+def absent_after_two_heights(patch: Patch) -> None:
+    patch.set(advancing, "ABSENT_HEIGHTS", 2)
+    patch.set(advancing, "ABSENT_TURNS", 1)
+
+
+@mutant("E6", level=EVENTS, budget=60, attacks=("framing",), heights=5)
+def a_proposal_in_turn_is_an_offence(patch: Patch) -> None:
+    for module in (consensus.chain, consensus.suspicion):
+        check = vars(module)["evidence_problem"]
+
+        def forgiving(*given: Any, check: Any = check, **more: Any) -> Any:
+            problem = check(*given, **more)
+            return None if problem == "evidence of a proposal in turn" else problem
+
+        patch.set(module, "evidence_problem", forgiving)

@@ -17,9 +17,11 @@ from consensus import (
     Prepare,
     PrepareCertificate,
     Proposal,
+    PublicKey,
     Signature,
     ViewCertificate,
 )
+from consensus.evidence import evidence_of
 from consensus.votes import commit_statement
 from p2pnode.simulation.adversaries import BEHAVIOURS
 from p2pnode.simulation.forgery import spoil
@@ -158,6 +160,10 @@ class Framing(Behaviour):
 
     def spam(self, to: int) -> Iterable[Thing]:
         victim = key(self.rng.randrange(self.plot.nodes))
+        proposals = [m for m in self.plot.heard if isinstance(m, Proposal)]
+        if proposals:  # as if it had been out of turn
+            shown = self.rng.choice(proposals)
+            yield evidence_of(shown.author, (shown.statement(CHAIN_ID), shown.signature))
         heard = [m for m in self.plot.heard if isinstance(m, Prepare | Commit)]
         if len(heard) < 2:
             return
@@ -212,9 +218,6 @@ class RemovedVoter(Equivocating):
 
 
 def _accusation(author: bytes, first: Prepare | Commit, second: Prepare | Commit) -> Evidence | None:
-    from consensus import PublicKey
-    from consensus.evidence import evidence_of
-
     pairs = [(m.statement(CHAIN_ID), m.signature) for m in (first, second)]
     try:
         return evidence_of(PublicKey(author), pairs[0], pairs[1])

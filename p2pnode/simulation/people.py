@@ -67,6 +67,8 @@ class People:
 
     def _requests(self, block: Block, before: ChainState) -> str | None:
         for request in block.requests:
+            if not self._verify(request.author, request.statement(self._chain_id), request.signature):
+                return "N1: a request that its author did not sign"
             if not 0 <= block.height - request.height <= 100:
                 return "N2: a request too old or too new"
             match request:

@@ -149,6 +149,12 @@ def test_ctrl_c_ends_every_worker() -> None:
 
 
 def _children_of(session: int) -> list[str]:
-    """Processes of that session that still run: the pool waits for its workers before it ends."""
-    found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False)
-    return found.stdout.split()
+    """Processes of that session that still run. The pool has waited for its workers; multiprocessing's own tracker ends by itself when it
+    sees that nobody holds its pipe any more, so it is looked for more than once."""
+    left: list[str] = []
+    for _ in range(500):
+        found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False)
+        left = found.stdout.split()
+        if not left:
+            break
+    return left
