@@ -70,7 +70,7 @@ class Committee:
 
 
 def is_threshold(percent: int) -> bool:
-    """0 is the default; 67 is as much as that is, and nothing lowers a quorum.  # rule Q4"""
+    """0 is the default; 67 asks one vote more of 103 members, and of some more; nothing lowers a quorum.  # rule Q4"""
     return percent == 0 or 67 <= percent <= 100
 
 

@@ -106,7 +106,8 @@ class Genesis:
             admission=self.policy,
             probation_contributions=self.probation_contributions,
             members_max=MEMBERS_MAX,
-            threshold_percent=self.threshold_percent,
+            # In full, 67 percent would ask one vote more than two thirds do from 103 members on.
+            threshold_percent=0 if self.threshold_percent == DEFAULT_THRESHOLD else self.threshold_percent,
             allowlist=tuple(map(consensus.PublicKey, self.allowlist)),
             codec=CODECS[self.training.codec],
         )
