@@ -107,7 +107,10 @@ class Facts:
     def add_proposal(self, proposal: Proposal) -> None:
         """Keep a proposal of the right proposer whose justification holds; else as if it never came.  # rule P3"""
         if proposal.author != self.committee.proposer(self.height, proposal.view):
-            if self._suspects(proposal.author, EvidenceKind.WRONG_PROPOSER):
+            known_author = self.state.membership.knows(
+                proposal.author
+            )  # a stranger's keys are free, and nothing follows
+            if known_author and self._suspects(proposal.author, EvidenceKind.WRONG_PROPOSER):
                 self._observer.suspect(proposal.author, self._signed(proposal))  # rule E6
             self._observer.refuse(proposal.author, "a proposal out of turn")
             return
@@ -218,7 +221,10 @@ class Facts:
         return self._view - VIEWS_KEPT_MAX <= view <= self._view + VIEWS_AHEAD_MAX
 
     def _take(self, certificate: Certificate) -> None:
-        """Every vote inside counts as if it had come alone, exempt from the cap on conflicting votes.  # rule V5"""
+        """Every vote inside counts as if it had come alone, and where a quorum agrees exempt from the cap on conflicting votes.
+
+        Not in a view certificate: of honest COMMITs and a third or hundredth of its own, a traitor makes as many as it likes.  # rule V5
+        """
         view = certificate.view
         match certificate:
             case PrepareCertificate():
@@ -230,7 +236,7 @@ class Facts:
                     self._count(Kind.COMMIT, view, author, (certificate.block_hash, NO_VIEW), signature, certified=True)
             case ViewCertificate():
                 for author, block_hash, signature in certificate.entries:
-                    self._count(Kind.COMMIT, view, author, (block_hash, NO_VIEW), signature, certified=True)
+                    self._count(Kind.COMMIT, view, author, (block_hash, NO_VIEW), signature)
                 if self.view_certificate is None or view > self.view_certificate.view:
                     self.view_certificate = certificate
 

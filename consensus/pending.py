@@ -46,9 +46,11 @@ class Pending:
         for request in sorted(self._held.values(), key=lambda r: (r.kind, r.height, r.author)):
             if isinstance(request, Leave) and (request.height, request.author) != min(leaving):
                 continue
+            if len(chosen) == REQUESTS_PER_BLOCK_MAX:
+                break
             if requests_problem([*chosen, request], state.membership, height=height, rules=rules) is None:
                 chosen.append(request)
-        return tuple(sorted(chosen[:REQUESTS_PER_BLOCK_MAX], key=lambda r: (r.author, r.kind)))
+        return tuple(sorted(chosen, key=lambda r: (r.author, r.kind)))
 
     def all(self) -> tuple[Request, ...]:
         return tuple(self._held.values())

@@ -1,7 +1,7 @@
 """Counts one kind of vote in one view: O(1) per vote, and the certificate's contents when a quorum is there.
 
 Per member the first vote and one conflicting vote are kept, each counting for its own value; more only from inside verified
-certificates, which are taken whole.  # rule V5
+certificates of a quorum for one value, which are taken whole.  # rule V5
 
 Counting both is safe, since a Byzantine member may stand in both quorums anyway, and needed: a table of first votes only can
 never assemble a quorum that others saw. Not here: signatures, membership, what a quorum means.

@@ -114,10 +114,12 @@ def _is_good(message: Proposal, state: ChainState, verify: Verify) -> bool:
 
 
 def _signed_by_some_honest(certificate: Certificate, state: ChainState, verify: Verify) -> bool:
-    """Of a committee that we cannot know yet: enough members of the last known one signed that one is honest."""
+    """Of a committee that we cannot know yet: enough members of the last known one signed that one is honest; one bad entry rejects it."""
     committee, good = state.membership.next, set()
     for author, statement, signature in signed_statements(certificate, state.chain_id):
-        if author in committee and author not in good and verify(author, statement, signature):
+        if author in committee and author not in good:
+            if not verify(author, statement, signature):
+                return False
             good.add(author)
             if len(good) >= committee.blocking():
                 return True

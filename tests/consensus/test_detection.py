@@ -17,6 +17,7 @@ from consensus import (
     StartHeight,
     ViewStatus,
 )
+from consensus.facts import Facts
 from consensus.limits import VIEWS_KEPT_MAX
 from consensus.messages import Proposal
 from p2pnode.simulation.keys import key
@@ -134,3 +135,41 @@ def decide(bench: Bench, block: Block, voters: tuple[int, ...] = (1, 2, 3)) -> N
     """The engine at hand votes for it as well."""
     said = [bench.prepare(i, 0, block) for i in voters] + [bench.commit(i, 0, block) for i in voters]
     assert of(Decide, bench.accept(bench.proposal(1, 0, block), *said))
+
+
+class Nobody:
+    """Counts what it hears."""
+
+    def __init__(self) -> None:
+        self.suspected: list[bytes] = []
+
+    def suspect(self, author: bytes, *signed: object) -> None:
+        self.suspected.append(author)
+
+    def refuse(self, peer: bytes | None, reason: str) -> None:
+        pass
+
+    def notice(self, block: Block) -> None:
+        pass
+
+
+class TestFreeKeysAndVotes:
+    """What costs whoever says it a signature, and must cost us no memory."""
+
+    @pytest.fixture(autouse=True)
+    def facts(self, bench: Bench) -> None:
+        self.heard = Nobody()
+        self.facts = Facts(bench.state, verify=bench.signatures.verify, observer=self.heard)
+
+    def test_view_certificates_with_ever_other_votes_of_one_member(self, bench: Bench) -> None:
+        for salt in range(20):
+            other = bench.block_on(bench.state, salt)
+            votes = [bench.commit(1, 0, None), bench.commit(2, 0, None), bench.commit(3, 0, other)]
+            assert self.facts.add_certificate(bench.view_ends(0, (), votes=votes)) is None
+        assert len(self.facts.of_view(0).commits.of(key(3))) == 2 and self.heard.suspected == [key(3)]
+
+    def test_proposals_out_of_turn_by_strangers(self, bench: Bench) -> None:
+        block = bench.block(1, 1)
+        for author in (*range(20, 40), 2):
+            self.facts.add_proposal(bench.proposal(author, 0, block))
+        assert self.heard.suspected == [key(2)]

@@ -88,3 +88,16 @@ def test_contributions_are_watched_for_two_heights_only() -> None:
         assert suspicion.watch(one, bench.state) is None
         assert (suspicion.watch(other, bench.state) is not None) == expected
     assert key(1) != NIL
+
+
+def test_a_certificate_of_a_far_height_costs_no_more_than_its_first_bad_signature() -> None:
+    bench, waiting = fresh()
+    asked: list[bytes] = []
+
+    def verify(author: bytes, statement: bytes, signature: bytes) -> bool:
+        asked.append(author)
+        return bench.signatures.verify(author, statement, signature)
+
+    votes = [replace(bench.commit(3, 0, None, height=9), signature=bytes(64)) for _ in range(100)]
+    assert not waiting.add_certificate(bench.view_ends(0, (), height=9, votes=votes), bench.state, verify=verify)
+    assert len(asked) == 1
