@@ -161,9 +161,7 @@ def requests_nobody_signed(patch: Patch) -> None:
     patch.set(consensus.chain, "check_request", lambda request, **given: None)
 
 
-@mutant(
-    "M7", level=EVENTS, budget=60, nodes=7, founders=None, attacks=("silent",), heights=12, leaves=0, admission="open"
-)
+@mutant("M7", level=EVENTS, budget=60, nodes=7, founders=None, attacks=(), heights=40, late_joiner=True, healed_at=20.0)
 def absent_after_two_heights(patch: Patch) -> None:
     patch.set(advancing, "ABSENT_HEIGHTS", 2)
     patch.set(advancing, "ABSENT_TURNS", 1)
