@@ -3,7 +3,7 @@
 Facts are about any view, whatever the node itself is doing: a certificate of an old view still decides.  # rule C2
 Here messages are checked against the committee and for conflicts; nothing here votes, waits or sends (height.py).
 
-For editing: every collection has a bound, and a bound may never drop what a verified certificate names.
+For editing: every collection has a bound, and a bound may never drop what a verified certificate names, or may name later.
 """
 
 from typing import Protocol
@@ -69,6 +69,7 @@ class Facts:
         self._views: dict[int, ViewFacts] = {}
         self._blocks: dict[Digest, Block] = {}
         self._unfit: dict[Digest, str] = {}
+        self._vouched: set[Digest] = set()
         self._accepted: set[tuple[int, int, Digest, int]] = set()
         self._suspected: set[tuple[PublicKey, EvidenceKind]] = set()
 
@@ -176,7 +177,7 @@ class Facts:
         named = any(c.block_hash == block.hash for c in self.missing())
         if block.hash in self._blocks or block.hash in self._unfit:
             return
-        if not named and len(self._blocks) + len(self._unfit) >= BLOCKS_PER_HEIGHT_MAX:
+        if not named and self._unneeded() >= BLOCKS_PER_HEIGHT_MAX:
             return
         problem = check_block(block, self.state, self._verify)
         if problem is not None:
@@ -190,18 +191,26 @@ class Facts:
         """From our own log, checked before it was written."""
         self._blocks[block.hash] = block
 
+    def vouch(self, block_hash: Digest) -> None:
+        """We voted for it, so a certificate may name it at any time, and then others ask us for it."""
+        self._vouched.add(block_hash)
+
     def move_to(self, view: int) -> None:
         """The node entered `view`: forget views long past, and blocks that nothing names any more.  # rule V6"""
         self._view = view
         for old in [v for v in self._views if v < view - VIEWS_KEPT_MAX]:
             del self._views[old]
-        if len(self._blocks) + len(self._unfit) >= BLOCKS_PER_HEIGHT_MAX // 2:
-            named = {c.block_hash for c in (self.prepared, self.decision) if c is not None}
+        if self._unneeded() >= BLOCKS_PER_HEIGHT_MAX // 2:
+            named = {c.block_hash for c in (self.prepared, self.decision) if c is not None} | self._vouched
             named |= {p.block_hash for v, f in self._views.items() if v >= view for p in f.proposals}
             self._blocks = {name: block for name, block in self._blocks.items() if name in named}
             self._unfit = {name: reason for name, reason in self._unfit.items() if name in named}
 
     # -- helpers --
+
+    def _unneeded(self) -> int:
+        """Blocks held that we did not vote for: those are one per view at most, and views get longer."""
+        return len(self._blocks.keys() - self._vouched) + len(self._unfit)
 
     def _knows_votes_of(self, certificate: Certificate) -> bool:
         """Nothing in it is new. Otherwise it may show a vote that conflicts with one seen here.  # rule E1"""

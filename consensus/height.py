@@ -127,7 +127,9 @@ class Height:
         if stale or ("ask", view) not in self._done:
             return
         self.facts.add_block(block, sender=self._journal.me)
-        if self.facts.block(block.hash) is not None:
+        if (
+            self.facts.block(block.hash) is not None and self._may_propose()
+        ):  # the block may have shown that our key is elsewhere
             self._checks[block.hash] = True
             self._send_proposal(block, None)
         self._run()
@@ -345,6 +347,7 @@ class Height:
                 self.facts.add_proposal(vote)
             case Prepare() | Commit():
                 self.facts.add_vote(vote)
+                self.facts.vouch(vote.block_hash)
 
     def _enter(self, view: int) -> None:
         """# rule W3, W4 (L11)"""

@@ -61,7 +61,7 @@ VIEWS_KEPT_MAX = 64
 """Vote tables behind the current view. Forgetting other people's old votes costs liveness at worst, and certificates outlive them."""
 
 BLOCKS_PER_HEIGHT_MAX = 64
-"""Blocks held for one height beyond those that a certificate names; two per view are all that two proposals can bring."""
+"""Blocks of one height beyond those that a certificate names and those that we voted for; two per view are all that come."""
 
 WAITING_PER_MEMBER_MAX = 4
 """Messages of one kind kept per member and height that has not started: two views, and a conflict in each."""

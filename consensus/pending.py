@@ -4,7 +4,7 @@ Like suspicion.py for proofs. A newer request of one author and kind replaces th
 its author says it again.
 """
 
-from consensus.advance import request_problem, requests_problem
+from consensus.advance import requests_problem
 from consensus.chain import ChainState
 from consensus.encoding import Kind
 from consensus.identifiers import PublicKey, Verify
@@ -65,4 +65,4 @@ def _problem(request: Request, state: ChainState) -> str | None:
     if request.height > state.height + 2:
         return "a request from the future"
     height = max(state.height + 1, request.height)
-    return request_problem(request, state.membership, height=height, rules=state.rules)
+    return requests_problem((request,), state.membership, height=height, rules=state.rules)

@@ -12,11 +12,13 @@ from consensus import (
     CertificateReceived,
     Decide,
     EvidenceReceived,
+    FetchBlock,
     Refused,
     ReportEvidence,
     StartHeight,
     ViewStatus,
 )
+from consensus.events import Timer, TimerFired, TimerKind
 from consensus.facts import Facts
 from consensus.limits import VIEWS_KEPT_MAX
 from consensus.messages import Proposal
@@ -173,3 +175,19 @@ class TestFreeKeysAndVotes:
         for author in (*range(20, 40), 2):
             self.facts.add_proposal(bench.proposal(author, 0, block))
         assert self.heard.suspected == [key(2)]
+
+    def test_a_block_that_we_voted_for_outlives_a_flood_of_others(self, bench: Bench) -> None:
+        """A traitor may hold its certificate back, and whoever proposes then asks us for the block."""
+        block = bench.block(1, 1)
+        bench.accept(bench.proposal(1, 0, block))
+        for view in range(40):
+            proposer = bench.state.membership.current.proposer(1, view)
+            if view > 0 and proposer == key(1):
+                bench.step(*(bench.proposal(1, view, bench.block(1, view, 100 + i)) for i in (0, 1)))
+            bench.step(*(bench.commit(i, view, None) for i in (1, 2, 3)), TimerFired(Timer(TimerKind.COMMIT, 1, view)))
+        for i in range(100):
+            bench.engine._running.facts.add_block(bench.block(1, 50 + i), sender=None)  # type: ignore[union-attr]
+            bench.engine._running.facts.move_to(40)  # type: ignore[union-attr]
+        assert bench.engine.block(block.hash) == block
+        late = bench.prepared(0, block, (0, 1, 2))
+        assert not of(FetchBlock, bench.show(late))

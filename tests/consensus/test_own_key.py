@@ -176,6 +176,14 @@ def test_a_proposal_out_of_turn_that_we_did_not_sign_silences_us(bench: Bench) -
     assert elsewhere(bench, EvidenceReceived(proof)) == ["a proof of wrong_proposer names our key"]
 
 
+def test_our_own_block_may_be_what_shows_a_second_contribution() -> None:
+    bench = Bench(me=1)
+    bench.begin()
+    assert elsewhere(bench, contribution(bench.signatures, 1, bench.state, salt=b"another copy")) == []
+    effects = bench.step(BlockBuilt(1, 0, bench.block(1, 1)))
+    assert len(of(KeyElsewhere, effects)) == 1 and not of(Broadcast, effects)
+
+
 def test_a_proof_of_an_earlier_run_can_be_shown_for_ever_and_silences_nobody(bench: Bench) -> None:
     pair = [
         (v.statement(CHAIN_ID), v.signature) for v in (bench.commit(0, 3, bench.block(1, 1)), bench.commit(0, 3, None))

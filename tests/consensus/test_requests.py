@@ -34,7 +34,7 @@ from consensus import (
     token_statement,
 )
 from consensus.advance import request_problem, requests_problem
-from consensus.limits import INVITATION_HEIGHTS_MAX, REQUEST_AGE_HEIGHTS_MAX, REQUESTS_PER_BLOCK_MAX
+from consensus.limits import INVITATION_HEIGHTS_MAX, PERMITTED_MAX, REQUEST_AGE_HEIGHTS_MAX, REQUESTS_PER_BLOCK_MAX
 from consensus.pending import Pending
 from consensus.requests import INVITATION_BYTES, check_request, encode_request, read_request
 from p2pnode.simulation.keys import key
@@ -289,6 +289,14 @@ class TestEngine:
         assert len(template.requests) == REQUESTS_PER_BLOCK_MAX and office.leave(3) in template.requests
         block = block_on(template, [])
         assert check_block(block, office.state, office.signatures.verify) is None
+
+    def test_a_join_without_room_does_not_wait(self) -> None:
+        """What waits asks for a height; what no block may carry must not."""
+        office, state = Office(), Office().state
+        crowd = tuple(sorted((1000 + i).to_bytes(32, "big") for i in range(PERMITTED_MAX)))
+        full = replace(state, membership=replace(state.membership, permitted=crowd))
+        kept = Pending().add(office.join(5), full, verify=office.signatures.verify)
+        assert kept == "no room for more who were invited"
 
     def test_a_request_is_of_no_use_to_a_node_that_votes(self) -> None:
         """It is counted, kept and no more: no vote, no timer."""
