@@ -94,7 +94,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class DelaysMeasured:
-    """delay_seconds: p99 one-way delay, queueing included; check_seconds: p99 of fetching and recomputing a block."""
+    """delay_seconds: p99 one-way delay, queueing included; check_seconds: for fetching and recomputing a block.  # rule T1"""
 
     delay_seconds: float
     check_seconds: float

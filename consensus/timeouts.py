@@ -1,6 +1,6 @@
 """How long to wait, from what was measured. The only numbers here that are not integers, and none of them reaches a vote.
 
-Delta is the p99 one-way delay, F the p99 of fetching and recomputing a block. F belongs in all three: while slow honest nodes
+Delta is the p99 one-way delay, F what fetching and recomputing a block takes. F belongs in all three: while slow honest nodes
 still recompute, the votes of f faulty and f+1 fast ones already start the timers of the others.
 """
 

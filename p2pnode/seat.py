@@ -101,7 +101,8 @@ class Seat:
                 "p2pnode stop ends it; others join with the line that p2pnode status shows",
             )
         rest = consensus.Committee.of(set(newest.members) - {self._me}, newest.threshold_percent)
-        return Parting(len(newest), rest.quorum(), rest.faults_tolerated())
+        silent_max = len(rest) - rest.quorum()  # a threshold above two thirds stops with fewer
+        return Parting(len(newest), rest.quorum(), min(rest.faults_tolerated(), silent_max))
 
     async def leave(self) -> Parting:
         """Ask the chain to let this node go. It trains no more, and votes until it is gone. Raises UserError as ``parting`` does."""

@@ -150,6 +150,16 @@ async def test_leaving_is_asked_until_it_is_agreed_and_outlives_a_restart(tmp_pa
     again.close()
 
 
+async def test_a_higher_threshold_tolerates_fewer(tmp_path):
+    rig = Rig(tmp_path, members=5)
+    state = rig.rounds.state
+    assert seat_of(rig).parting().line == "4 of 5 members remain, 3 needed: one fault tolerated"
+    strict = consensus.Committee(state.membership.next.members, threshold_percent=100)
+    rig.rounds.state = replace(state, membership=replace(state.membership, next=strict))
+    assert seat_of(rig).parting().line == "4 of 5 members remain, 4 needed: no fault tolerated"
+    rig.close()
+
+
 async def test_the_last_member_stays(tmp_path):
     rig = Rig(tmp_path, trains=False)
     with pytest.raises(UserError, match="the only member"):
