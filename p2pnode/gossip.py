@@ -25,6 +25,7 @@ from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
 from p2pnode.relay import Relay
+from p2pnode.spreading import Spreading
 from p2pnode.store import Store
 from p2pnode.wire import (
     BLOCK_BYTES_MAX,
@@ -46,6 +47,7 @@ from p2pnode.wire import (
     encode_spoken,
 )
 from transport.machine import in_thread, unix_seconds
+from transport.spread import Spread
 
 BLOCK_SECONDS_MAX = 2.0  # a decision waits for this one, and every signer has it: 128 KiB over half a Mbit/s
 SERVING_THREADS_MAX = 4  # of the forty: whoever asks much waits for itself, and no vote waits for a thread behind it
@@ -98,6 +100,7 @@ class Gossip:
             committee=committee,
             height=lambda: 0 if self._status is None else self._status.height,
         )
+        self.spreading = Spreading(self._me, swarm=swarm, committee=committee, relay=self.relay)
 
     # --- speaking ----------------------------------------------------------------------------------------------------------------
 
@@ -133,6 +136,12 @@ class Gossip:
         if isinstance(message, consensus.Contribution):
             self._offered = message
         self._swarm.publish(self.envelope(message).frame())
+
+    async def spread(self, contribution: consensus.Contribution, payload: bytes) -> None:
+        """The bytes of our announcement to a large committee, through its members; a small one fetches them."""
+        if self.spreading.is_worth_it(self._me, len(payload)):
+            hashes = await in_thread(self._blobs.leaf_hashes, contribution.payload_digest)
+            self.spreading.offer(contribution, payload, hashes or ())
 
     def send(self, to: Sequence[bytes], message: consensus.Message) -> None:
         """To some peers only. No honest node needs it; the attacks do."""
@@ -281,6 +290,8 @@ class Gossip:
                     await self._deliver(consensus.CertificateReceived(consensus.decode_certificate(event.body)))
                 case FrameKind.EVIDENCE:
                     await self._deliver(consensus.EvidenceReceived(consensus.Evidence.decode(event.body)))
+                case FrameKind.SPREAD:
+                    self.spreading.take(event.peer_key, event.body)
                 case _:
                     raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
         except (Malformed, consensus.Malformed) as problem:
@@ -346,24 +357,56 @@ class Gossip:
         except (transport.RequestFailed, Malformed):
             return []
 
-    async def fetch_payload(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
-        """A payload's verified bytes, from our disk or from a holder."""
+    async def fetch_payload(
+        self, digest: bytes, length: int, holders: Sequence[bytes], *, hurry: bool = False
+    ) -> bytes | None:
+        """A payload's verified bytes, from our disk, from relays or from a holder; in a ``hurry`` where a block waits for it."""
         held = await in_thread(self._blobs.get, digest) if self._blobs.holds(digest) else None
-        return held if held is not None else await self.fetch_blob(digest, length, holders)
+        if held is not None:
+            return held
+        spread = self.spreading.find(digest)
+        if spread is None:
+            return await self.fetch_blob(digest, length, holders)
+        await self.spreading.settle(spread, hurry=hurry)
+        return spread.data() if spread.whole.is_set() else await self._fetch_rest(spread, holders)
+
+    async def _fetch_rest(self, spread: Spread, holders: Sequence[bytes]) -> bytes | None:
+        """From holders what relays have not brought; ``None`` when nobody delivers."""
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                await self._ask_holders(spread, holders)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ask)
+            await spread.whole.wait()  # a relay may be late, and no holder needed after all
+            nursery.cancel_scope.cancel()
+        return spread.data() if spread.whole.is_set() else None
+
+    async def _ask_holders(self, spread: Spread, holders: Sequence[bytes]) -> None:
+        order, lacking = self._order(holders), spread.missing()
+        try:
+            await self._swarm.fetch(spread.digest, spread.length, holders=order, sink=spread.sink, leaves=lacking)
+        except transport.RequestFailed as problem:
+            self._log.info("fetch failed", digest=spread.digest.hex()[:16], reason=problem.reason)
 
     async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
         """Verified bytes from the named holders that are connected, then from anybody; ``None`` when nobody delivers."""
+        try:
+            return await self._swarm.fetch_bytes(digest, length, holders=self._order(holders))
+        except transport.RequestFailed as problem:
+            self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
+            return None
+
+    def _order(self, holders: Sequence[bytes]) -> Callable[[], list[bytes]]:
+        """Whom to ask: these, then anybody."""
 
         def order() -> list[bytes]:
             connected = self.connected()
             first = [key for key in holders if key in connected]
             return list(dict.fromkeys([*first, *connected]))
 
-        try:
-            return await self._swarm.fetch_bytes(digest, length, holders=order)
-        except transport.RequestFailed as problem:
-            self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
-            return None
+        return order
 
     async def fetch_file(self, blob: Arriving, holders: Sequence[bytes]) -> bool:
         """The leaves that a large blob's open file lacks, from whoever of ``holders`` is connected; whether it is whole then.

@@ -158,3 +158,4 @@ class Offering:
             return  # unsaid, or decided meanwhile without us
         self._rounds.hold(contribution, payload)
         self._parts.gossip.broadcast(contribution)
+        await self._parts.gossip.spread(contribution, payload)

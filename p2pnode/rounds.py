@@ -121,6 +121,7 @@ class Rounds:
         if ahead or not self.synced:  # its author is a decision ahead of us, or we are still starting
             self._keep_for_later(contribution)
         elif contribution.height == self.pool.height and self.pool.announce(contribution) is None:
+            self.parts.gossip.spreading.expect(contribution)
             self._fetching.start_soon(self._bring, self.pool, contribution)
 
     def _keep_for_later(self, contribution: consensus.Contribution) -> None:
@@ -152,7 +153,9 @@ class Rounds:
                 return
             await trio.sleep(RETRY_SECONDS)
 
-    async def _fetch(self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes]) -> bool:
+    async def _fetch(
+        self, pool: Pool, contribution: consensus.Contribution, holders: Sequence[bytes], *, hurry: bool = False
+    ) -> bool:
         """Bring the bytes of one contribution into the pool. False when nobody has them, they are no payload, or the height is over."""
         with trio.CancelScope() as scope:
             if pool is not self.pool:
@@ -160,7 +163,7 @@ class Rounds:
             self._underway.add(scope)
             try:
                 payload = await self.parts.gossip.fetch_payload(
-                    contribution.payload_digest, contribution.payload_bytes, holders
+                    contribution.payload_digest, contribution.payload_bytes, holders, hurry=hurry
                 )
             finally:
                 self._underway.discard(scope)
@@ -347,7 +350,7 @@ class Rounds:
         async def bring(contribution: consensus.Contribution) -> None:
             if pool.find(contribution) is None and not pool.rejected(contribution.payload_digest):
                 pool.announce(contribution)
-                await self._fetch(pool, contribution, (proposer, contribution.author))
+                await self._fetch(pool, contribution, (proposer, contribution.author), hurry=True)
 
         async with trio.open_nursery() as nursery:
             for contribution in contributions:
@@ -448,6 +451,7 @@ class Rounds:
         for fetch in self._underway:
             fetch.cancel()  # whoever announced it may never answer, and nobody will ask for these bytes
         self.timings.open(height + 1)
+        self.parts.gossip.spreading.opened(height + 1)
         self._hear_later()
         self.tell_status()
         self.changed.fire()

@@ -18,6 +18,7 @@ class FrameKind(IntEnum):
     STATUS = 0x80
     CERTIFICATE = 0x81
     EVIDENCE = 0x82
+    SPREAD = 0x83
 
 
 class Method(IntEnum):

@@ -81,7 +81,7 @@ def head(body: bytes) -> tuple[bytes, int, bool] | None:
 class Spread:
     """What has come of one payload in this way, or by a fetch beside it. Nothing is held that was not verified."""
 
-    def __init__(self, digest: bytes, length: int, *, now: float) -> None:
+    def __init__(self, digest: bytes, length: int) -> None:
         self.authors: set[bytes] = set()  # who announced it
         self.digest = digest
         self.length = length
@@ -90,20 +90,18 @@ class Spread:
         self._bytes: bytes | None = None
         self._passed: set[int] = set()
         self._liars: set[bytes] = set()
-        self._began = self._heard = now
 
     def distrusts(self, sender: bytes) -> bool:
         """Whether this sender has lied about this payload: it is not listened to any more."""
         return sender in self._liars
 
-    def take(self, sender: bytes, body: bytes, *, now: float) -> Piece | None:
+    def take(self, sender: bytes, body: bytes) -> Piece | None:
         """The piece in a frame's body, held from now on; None where it is none, and then its sender has lied."""
         piece = self._read(body)
         if piece is None or not verify_leaf(self.digest, self.length, piece.index, piece.leaf, piece.path):
             self._liars.add(sender)
             return None
         if not self.holds(piece.index):
-            self._heard = now
             self._hold(piece.index, piece.leaf)
         return piece
 
@@ -122,16 +120,6 @@ class Spread:
         for index, leaf in leaves:
             if not self.holds(index):
                 self._hold(index, leaf)
-
-    async def settle(self, patience_seconds: float) -> None:
-        """Until all is here, or nothing has come for so long, or it comes too slowly: then the rest is to be fetched."""
-        slowest = self._began + patience_seconds + self.length / limits.SPREAD_BYTES_PER_SECOND_MIN
-        while not self.whole.is_set():
-            until = min(self._heard + patience_seconds, slowest)
-            if trio.current_time() >= until:
-                return
-            with trio.move_on_at(until):
-                await self.whole.wait()
 
     def missing(self) -> list[int]:
         return [index for index in range(leaf_count(self.length)) if not self.holds(index)]

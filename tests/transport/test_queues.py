@@ -36,6 +36,14 @@ async def test_one_write_is_bounded_and_never_cuts_a_frame() -> None:
     assert len(outbox.gather()) == 2 * limits.SEND_BYTES
 
 
+async def test_what_may_be_left_out_is_sent_where_there_is_room() -> None:
+    outbox = Outbox()
+    piece = bytes(limits.BULK_BYTES_MAX // 2)
+    assert [outbox.offer_bulk(piece, b"") for _ in range(3)] == [True, True, False]
+    assert len(outbox.gather()) == len(piece)
+    assert outbox.offer_bulk(piece)
+
+
 async def test_bulk_makes_its_producer_wait_and_urgent_frames_pass() -> None:
     outbox = Outbox()
     piece = bytes(limits.BULK_BYTES_MAX // 2)

@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import trio
-import trio.testing
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -34,7 +32,7 @@ def body(index: int, /, **changes: object) -> bytes:
 
 
 def fresh() -> Spread:
-    return Spread(DIGEST, len(DATA), now=0.0)
+    return Spread(DIGEST, len(DATA))
 
 
 def test_every_leaf_has_a_relay_and_no_relay_more_than_its_share() -> None:
@@ -87,7 +85,7 @@ async def test_leaves_in_any_order_are_the_payload() -> None:
         sent = body(index)
         assert len(sent) == spread.frame_bytes(index, len(DATA))
         assert spread.head(sent) == (DIGEST, index, False)
-        taken = target.take(ALICE, sent, now=1.0)
+        taken = target.take(ALICE, sent)
         assert taken is not None
         assert b"".join(taken.encode()) == sent
     assert target.missing() == [2]
@@ -96,14 +94,14 @@ async def test_leaves_in_any_order_are_the_payload() -> None:
     assert target.whole.is_set()
     assert target.data() == DATA
     assert target.missing() == []
-    assert target.take(ALICE, body(1), now=1.0) is not None  # to be passed on, perhaps
+    assert target.take(ALICE, body(1)) is not None  # to be passed on, perhaps
     assert target.data() == DATA
 
 
 def test_the_mark_to_pass_on_is_the_authors() -> None:
     marked = body(2, pass_on=True)
     assert spread.head(marked) == (DIGEST, 2, True)
-    taken = fresh().take(ALICE, marked, now=0.0)
+    taken = fresh().take(ALICE, marked)
     assert taken is not None
     assert taken.pass_on
     assert b"".join(taken.passed().encode()) == body(2)
@@ -127,7 +125,7 @@ LIES = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_lie_is_not_held_and_its_teller_is_known(name: str) -> None:
     target = fresh()
-    assert target.take(ALICE, LIES[name], now=0.0) is None
+    assert target.take(ALICE, LIES[name]) is None
     assert target.distrusts(ALICE)
     assert not target.distrusts(BOB)
     assert target.missing() == [0, 1, 2, 3, 4]
@@ -137,45 +135,5 @@ def test_a_lie_is_not_held_and_its_teller_is_known(name: str) -> None:
 def test_no_bytes_are_taken_for_a_leaf(rubbish: bytes) -> None:
     target = fresh()
     spread.head(rubbish)
-    assert target.take(ALICE, DIGEST + rubbish, now=0.0) is None
+    assert target.take(ALICE, DIGEST + rubbish) is None
     assert target.missing() == [0, 1, 2, 3, 4]
-
-
-async def test_the_wait_ends_when_all_is_here(autojump_clock: trio.testing.MockClock) -> None:
-    began = trio.current_time()
-    target = Spread(DIGEST, len(DATA), now=began)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(target.settle, 1.0)
-        for index in range(5):
-            await trio.sleep(0.05)
-            target.take(ALICE, body(index), now=trio.current_time())
-    assert trio.current_time() == pytest.approx(began + 0.25)
-
-
-async def test_silence_costs_the_patience(autojump_clock: trio.testing.MockClock) -> None:
-    began = trio.current_time()
-    target = Spread(DIGEST, len(DATA), now=began)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(target.settle, 0.1)
-        await trio.sleep(0.05)
-        target.take(ALICE, body(0), now=trio.current_time())
-    assert trio.current_time() == pytest.approx(began + 0.15)
-    await target.settle(0.1)
-    assert trio.current_time() == pytest.approx(began + 0.15)
-
-
-async def test_who_drips_is_not_waited_for_much_longer(autojump_clock: trio.testing.MockClock) -> None:
-    began = trio.current_time()
-    target = Spread(DIGEST, len(DATA), now=began)
-    with trio.move_on_after(10):
-        async with trio.open_nursery() as nursery:
-
-            async def drip() -> None:
-                for index in range(4):
-                    await trio.sleep(0.29)
-                    target.take(ALICE, body(index), now=trio.current_time())
-
-            nursery.start_soon(drip)
-            await target.settle(0.3)
-            nursery.cancel_scope.cancel()
-    assert trio.current_time() == pytest.approx(began + 0.3 + len(DATA) / limits.SPREAD_BYTES_PER_SECOND_MIN)
