@@ -108,27 +108,25 @@ class Facts:
     def add_proposal(self, proposal: Proposal) -> None:
         """Keep a proposal of the right proposer whose justification holds; else as if it never came.  # rule P3"""
         if proposal.author != self.committee.proposer(self.height, proposal.view):
-            known_author = self.state.membership.knows(
-                proposal.author
-            )  # a stranger's keys are free, and nothing follows
-            if known_author and self._suspects(proposal.author, EvidenceKind.WRONG_PROPOSER):
+            known = self.state.membership.knows(proposal.author)  # other keys are free, and must leave nothing here
+            if known and self._suspects(proposal.author, EvidenceKind.WRONG_PROPOSER):
                 self._observer.suspect(proposal.author, self._signed(proposal))  # rule E6
             self._observer.refuse(proposal.author, "a proposal out of turn")
             return
         if not self._within(proposal.view):
             return
-        known = self.of_view(proposal.view).proposals
-        if any(_same_proposal(proposal, other) for other in known):
+        seen = self.of_view(proposal.view).proposals
+        if any(_same_proposal(proposal, other) for other in seen):
             return
         if proposal.certificate is not None:
             problem = self.add_certificate(proposal.certificate)
             if problem is not None:
                 self._observer.refuse(proposal.author, f"a proposal whose justification fails: {problem}")
                 return
-        if known and self._suspects(proposal.author, EvidenceKind.DOUBLE_PROPOSAL):
-            self._observer.suspect(proposal.author, self._signed(known[0]), self._signed(proposal))  # rule E1
-        if len(known) < 2:
-            known.append(proposal)
+        if seen and self._suspects(proposal.author, EvidenceKind.DOUBLE_PROPOSAL):
+            self._observer.suspect(proposal.author, self._signed(seen[0]), self._signed(proposal))  # rule E1
+        if len(seen) < 2:
+            seen.append(proposal)
             self.add_block(proposal.block, sender=proposal.author)
 
     def add_vote(self, vote: Prepare | Commit) -> None:

@@ -163,12 +163,13 @@ class Membership:
         )
 
     def knows(self, author: PublicKey) -> bool:
-        """Members, candidates with an accepted contribution, and the permitted: whose evidence a block may carry."""
+        """Members, candidates with an accepted contribution, the permitted, and who left lately: whose evidence a block may carry."""
         return (
             author in self.current
             or author in self.next
             or author in self.permitted
             or any(key == author for key, _ in self.accepted)
+            or any(key == author for key, _ in self.answered)
         )
 
     def banned(self, author: PublicKey, *, height: int) -> bool:

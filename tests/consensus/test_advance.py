@@ -202,6 +202,17 @@ class TestLeaving:
         assert sizes == [(5, 4), (4, 4)]
         assert key(2) not in state.membership.permitted and key(2) not in state.membership.next
 
+    def test_whoever_leaves_is_banned_all_the_same(self) -> None:
+        office = Office(5, Rules())
+        proof, state = double(office, 2, 1), office.after(office.leave(2))
+        for _ in range(8):
+            state = office.after(state=state)
+        assert key(2) not in state.membership.current
+        block = office.block_on(state, evidence=(proof,))
+        assert check_block(block, state, office.signatures.verify) is None
+        after = state.after(block, office.committed(0, block, (0, 1, 3, 4)))
+        assert after.membership.banned(key(2), height=after.height + 2)
+
     def test_below_four_too_but_never_the_last(self) -> None:
         office = Office(3, Rules())
         state = office.state
