@@ -258,9 +258,8 @@ class Facts:
         if first is not None and self._suspects(author, _DOUBLE[kind]):
             one, other = (self._statement(kind, view, v) for v in (first[0], value))
             self._observer.suspect(author, (one, first[1]), (other, signature))  # rule E1
-        if not poll.has(author, value):
-            return  # one too many: known for a double vote, and worth no search
-        if value[0] != NIL and len(self._views) > 1:
+        kept = poll.has(author, value)  # else one too many, of an author who is known for it
+        if kept and value[0] != NIL and len(self._views) > 1:
             self._look_for_amnesia(kind, view, author, value, signature)
         if poll.won and poll.won[-1] == value and value[0] != NIL:
             self._certify(kind, view, value, poll, facts)
