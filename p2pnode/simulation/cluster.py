@@ -39,6 +39,7 @@ TRAINING = TrainingConfig(local_steps=1, batch=1, warmup_steps=1)
 TEXT = b"".join(b"line %d of a text that nobody learns\n" % number for number in range(1000))
 PORT = 7000
 POLL_SECONDS = 0.02
+DEATH_SECONDS_MAX = 5.0  # virtual; a node that outlives its own death is a bug of the simulation
 
 
 class IdleTrainer:
@@ -173,9 +174,11 @@ class Cluster:
             machine = member.machine = SimulatedMachine(self.network, member.host, member.disk, seed=seed)
             member.done, member.node = trio.Event(), None
             self.watch.note(member.name, "starts")
-            self.nursery.start_soon(self._live, member, machine, member.done)
+            scope = trio.CancelScope()
+            machine.on_kill = partial(self._dies, member, scope)
+            self.nursery.start_soon(self._live, member, machine, scope)
 
-    async def _live(self, member: Member, machine: SimulatedMachine, done: trio.Event) -> None:
+    async def _live(self, member: Member, machine: SimulatedMachine, scope: trio.CancelScope) -> None:
         MACHINE.set(machine)
         FILES.set(member.disk)
         config = Config(
@@ -185,9 +188,9 @@ class Cluster:
             repl=False,
             origins={"listen": "--listen"},
         )
-        with trio.CancelScope() as scope:
-            machine.on_kill = partial(self._dies, member, scope)
+        with scope:
             try:
+                await trio.lowlevel.checkpoint()
                 node = member.node = SimulatedNode(member.home, config, kit=member.kit)
                 await node.main()
             except Killed:
@@ -209,7 +212,7 @@ class Cluster:
                     self.watch.note(member.name, f"ends: {member.problem!r}")
                     machine.is_dead = True
                     self.network.die(member.host)
-                done.set()
+                member.done.set()
 
     def _dies(self, member: Member, scope: trio.CancelScope) -> None:
         self.watch.note(member.name, "killed")
@@ -221,9 +224,10 @@ class Cluster:
         for member in members:
             if member.lives and member.machine is not None:
                 member.machine.kill()
-        for member in members:
-            if member.starts:
-                await member.done.wait()
+        with trio.fail_after(DEATH_SECONDS_MAX):
+            for member in members:
+                if member.starts:
+                    await member.done.wait()
 
     # --- time --------------------------------------------------------------------------------------------------------------------
 

@@ -94,9 +94,8 @@ def run(options: Options) -> Result:
     with scratch() as directory:
         try:
             return virtually(partial(_scenario, options, directory), seed=options.seed)
-        except (AssertionError, BaseExceptionGroup) as problem:
-            what = f"{problem}" if isinstance(problem, AssertionError) else _first(problem)
-            raise Violation(f"seed {options.seed}, {options}: {what}") from problem
+        except Exception as problem:
+            raise Violation(f"seed {options.seed}, {options}: {_first(problem)}") from problem
 
 
 def virtually(main: Callable[[], Awaitable[T]], *, seed: int) -> T:
@@ -319,9 +318,8 @@ class _Play:
         self._cluster.watch.note("--", what)
 
 
-def _first(group: BaseExceptionGroup) -> str:
+def _first(problem: BaseException) -> str:
     """The innermost of what went wrong, in words."""
-    problem: BaseException = group
     while isinstance(problem, BaseExceptionGroup):
         problem = problem.exceptions[0]
-    return repr(problem)
+    return str(problem) if isinstance(problem, AssertionError) else repr(problem)
