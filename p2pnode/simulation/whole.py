@@ -74,7 +74,7 @@ class Result:
 def drawn(seed: int, **fixed: Any) -> Options:
     """The scenario of a seed: its size, its traitors and its weather."""
     rng = random.Random(f"whole options {seed}")
-    nodes = rng.choice((4, 4, 4, 5, 6, 7))
+    nodes = rng.choice((4, 4, 4, 4, 4, 5, 6, 7))
     attack = rng.choice(("none", *ATTACKS))
     options = Options(
         seed=seed,
