@@ -7,6 +7,7 @@ it lets people in. No step leaves a committee empty.
 For editing: everything here is protocol. Integers and sorted tuples only.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,14 @@ from consensus.limits import (
     ABSENT_TURNS,
     CANDIDATES_MAX,
     EVIDENCE_AGE_HEIGHTS_MAX,
+    GUEST_HEIGHTS,
+    GUESTS_PER_INVITER_MAX,
     INVITATION_HEIGHTS_MAX,
-    PERMITTED_MAX,
+    INVITED_MAX,
     REQUEST_AGE_HEIGHTS_MAX,
-    TOKENS_USED_MAX,
+    TOKENS_PER_INVITER_MAX,
 )
-from consensus.membership import Membership, Offence, Presence
+from consensus.membership import Guest, Membership, Offence, Presence, UsedToken
 from consensus.requests import Join, Leave, Request
 from consensus.rules import Rules
 from consensus.votes import Contribution, Purpose
@@ -60,12 +63,15 @@ def advance(membership: Membership, content: BlockContent, rules: Rules) -> Memb
         if author not in membership.next:
             counts[author] = counts.get(author, 0) + 1
     counts = {author: count for author, count in counts.items() if author not in gone}
-    permitted = _permitted(membership.permitted, content.requests)
-
-    willing = permitted if rules.admission != "open" else _proven(counts, rules)
+    permitted = tuple(key for key in membership.permitted if key != leaver)  # rule N3
+    guests = _guests(membership.guests, content)
+    willing = [*permitted, *(guest.key for guest in guests)] if rules.admission != "open" else _proven(counts, rules)
     steady = set(recent[0]) & set(recent[1])
     ready = sorted(key for key in willing if key in steady and key not in gone and key not in remaining)
     committee = _grown(remaining, ready=ready, rules=rules)
+    if rules.admission == "invite":
+        permitted = _seated(permitted, committee)
+    inviters = set(permitted)
     return Membership(
         previous=membership.current,
         current=membership.next,
@@ -73,7 +79,8 @@ def advance(membership: Membership, content: BlockContent, rules: Rules) -> Memb
         accepted=_bounded(counts, committee),
         recent=recent,
         permitted=permitted,
-        tokens=_tokens(membership.tokens, content),
+        guests=tuple(guest for guest in guests if guest.inviter in inviters and guest.key not in inviters),
+        tokens=tuple(token for token in _tokens(membership.tokens, content) if token.inviter in inviters),
         answered=_answered(membership.answered, content),
         presence=tuple(presence.get(member) or Presence(member, height) for member in committee),
         offences=offences,
@@ -92,7 +99,7 @@ def evidence_problem(evidence: Evidence, membership: Membership, *, height: int)
         return "evidence too old, or from the future"
     if not membership.knows(evidence.author):
         return "evidence against a stranger"
-    if any((o.author, o.kind) == evidence.order for o in membership.offences):
+    if any(offence.kind == evidence.kind for offence in membership.offences_of(evidence.author)):
         return "evidence that the chain already holds"
     if evidence.kind == EvidenceKind.WRONG_PROPOSER:
         known = {height: membership.current, height - 1: membership.previous}.get(evidence.height)
@@ -107,13 +114,14 @@ def requests_problem(requests: Sequence[Request], membership: Membership, *, hei
     """Why the block of `height`, which builds on this membership, may not carry these (their signatures apart), or None.  # rule N2"""
     if sum(1 for request in requests if isinstance(request, Leave)) > 1:
         return "more than one leave"  # rule N3
-    tokens = [request.invitation.token_key for request in requests if isinstance(request, Join)]
-    if len(set(tokens)) < len(tokens):
+    invitations = [request.invitation for request in requests if isinstance(request, Join)]
+    if len({invitation.token_key for invitation in invitations}) < len(invitations):
         return "two joins with one token"
-    if tokens and len(membership.permitted) + len(tokens) > PERMITTED_MAX:
-        return "no room for more who were invited"
-    if tokens and len(membership.tokens) + len(tokens) > TOKENS_USED_MAX:
-        return "no room for more used tokens"
+    for inviter, joins in Counter(invitation.inviter for invitation in invitations).items():  # rule N7
+        if membership.index.guests_of[inviter] + joins > GUESTS_PER_INVITER_MAX:
+            return f"its inviter has {GUESTS_PER_INVITER_MAX} guests waiting already"
+        if membership.index.tokens_of[inviter] + joins > TOKENS_PER_INVITER_MAX:
+            return f"its inviter has {TOKENS_PER_INVITER_MAX} used invitations that have not expired"
     problems = (request_problem(request, membership, height=height, rules=rules) for request in requests)
     return next((problem for problem in problems if problem is not None), None)
 
@@ -122,7 +130,7 @@ def request_problem(request: Request, membership: Membership, *, height: int, ru
     """Why the block of `height` may not carry this request (its signatures apart), or None.  # rule N2"""
     if not 0 <= height - request.height <= REQUEST_AGE_HEIGHTS_MAX:
         return "a request too old, or from the future"
-    if any(author == request.author and request.height <= newest for author, newest in membership.answered):
+    if request.height <= membership.index.answered.get(request.author, -1):
         return "a request older than one that was carried out"  # rule N4
     if isinstance(request, Leave):
         if request.author not in membership.next:
@@ -136,13 +144,13 @@ def _join_problem(join: Join, membership: Membership, *, height: int, rules: Rul
     invitation = join.invitation
     if rules.admission != "invite":
         return "a join where nobody is invited"
-    if join.author in membership.permitted:
+    if membership.permits(join.author):
         return "a join of somebody who may be a member already"
-    if invitation.inviter not in membership.current:
+    if invitation.inviter not in membership.current or invitation.inviter not in membership.permitted:
         return "an invitation by somebody who is no member"
     if not height <= invitation.expiry_height <= height + INVITATION_HEIGHTS_MAX:
         return "an invitation that has expired, or lasts too long"
-    if any(token == invitation.token_key for token, _ in membership.tokens):
+    if invitation.token_key in membership.index.tokens:
         return "an invitation that was used"
     return None
 
@@ -190,13 +198,18 @@ def _proven(counts: dict[PublicKey, int], rules: Rules) -> list[PublicKey]:
     return [key for key, count in counts.items() if count >= rules.probation_contributions]
 
 
-def _permitted(held: tuple[PublicKey, ...], requests: Sequence[Request]) -> tuple[PublicKey, ...]:
-    """A join gives the permission, a leave takes it.  # rule N3, N5"""
-    if not requests:
-        return held
-    joined = {request.author for request in requests if isinstance(request, Join)}
-    left = {request.author for request in requests if isinstance(request, Leave)}
-    return tuple(sorted((set(held) | joined) - left))
+def _guests(held: tuple[Guest, ...], content: BlockContent) -> list[Guest]:
+    """A join makes its author a guest, and a guest's time runs out.  # rule N5"""
+    until_height = content.height + GUEST_HEIGHTS
+    came = [Guest(r.author, r.invitation.inviter, until_height) for r in content.requests if isinstance(r, Join)]
+    kept = [guest for guest in held if guest.until_height > content.height]
+    return sorted(kept + came, key=lambda guest: guest.key)
+
+
+def _seated(permitted: tuple[PublicKey, ...], committee: tuple[PublicKey, ...]) -> tuple[PublicKey, ...]:
+    """Whoever has a seat is permitted; of too many who have none any more, the smallest keys are forgotten.  # rule N7"""
+    without = [key for key in permitted if key not in committee]
+    return tuple(sorted((*committee, *without[max(len(committee) + len(without) - INVITED_MAX, 0) :])))
 
 
 def _grown(members: tuple[PublicKey, ...], *, ready: list[PublicKey], rules: Rules) -> tuple[PublicKey, ...]:
@@ -216,11 +229,11 @@ def _bounded(counts: dict[PublicKey, int], committee: tuple[PublicKey, ...]) -> 
     return tuple(sorted(candidates))
 
 
-def _tokens(held: tuple[tuple[PublicKey, int], ...], content: BlockContent) -> tuple[tuple[PublicKey, int], ...]:
+def _tokens(held: tuple[UsedToken, ...], content: BlockContent) -> tuple[UsedToken, ...]:
     """A used token is remembered as long as its invitation could be shown again.  # rule N5"""
-    used = [r.invitation for r in content.requests if isinstance(r, Join)]
-    kept = [(token, expiry) for token, expiry in held if expiry > content.height]
-    return tuple(sorted(kept + [(i.token_key, i.expiry_height) for i in used if i.expiry_height > content.height]))
+    shown = [request.invitation for request in content.requests if isinstance(request, Join)]
+    used = [*held, *(UsedToken(seen.token_key, seen.inviter, seen.expiry_height) for seen in shown)]
+    return tuple(sorted((t for t in used if t.expiry_height > content.height), key=lambda token: token.key))
 
 
 def _answered(held: tuple[tuple[PublicKey, int], ...], content: BlockContent) -> tuple[tuple[PublicKey, int], ...]:

@@ -28,10 +28,24 @@ INVITATION_HEIGHTS_MAX = 100_000
 """Protocol. Some two months of one-minute rounds; a used token is remembered until its invitation expires."""
 
 PERMITTED_MAX = 1024
-"""Protocol. Keys that may become members, in the genesis or invited: eight committees of the largest size."""
+"""Protocol. Keys that may become members, in the genesis: eight committees of the largest size."""
 
-TOKENS_USED_MAX = 4096
-"""Protocol. Used tokens that have not expired. When so many are held, no join is taken until some expire."""
+INVITED_MAX = 256
+"""Protocol. Under `invite`, keys that keep the permission of a seat: two committees of the largest size. Never refuses anybody."""
+
+GUEST_HEIGHTS = 10_000
+"""Protocol. A week of one-minute rounds to take the seat that one was invited to; two blocks are enough for who is there."""
+
+GUESTS_PER_INVITER_MAX = 16
+"""Protocol. One member's guests who have no seat yet: a block full, or one place every 625 heights if none of them ever comes."""
+
+TOKENS_PER_INVITER_MAX = 64
+"""Protocol. One member's used tokens that have not expired: the usual committee. Tokens that nobody takes a seat with are used 16 in
+10,000 heights, so that four times as many fit; who invites for 100,000 heights waits sooner, and nobody but itself."""
+
+GUESTS_MAX = INVITED_MAX * GUESTS_PER_INVITER_MAX
+TOKENS_USED_MAX = INVITED_MAX * TOKENS_PER_INVITER_MAX
+"""Protocol. 4096 guests and 16,384 tokens, 1.5 MB. Only who is permitted has any, so no member's can be in the way of another's."""
 
 ABSENT_HEIGHTS = 50
 """Protocol. Silence for so long is absence: about an hour of one-minute rounds, longer than a restart or an upgrade takes."""

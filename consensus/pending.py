@@ -8,8 +8,8 @@ from consensus.advance import requests_problem
 from consensus.chain import ChainState
 from consensus.encoding import Kind
 from consensus.identifiers import PublicKey, Verify
-from consensus.limits import REQUESTS_PENDING_MAX, REQUESTS_PER_BLOCK_MAX
-from consensus.requests import Leave, Request, check_request
+from consensus.limits import GUESTS_PER_INVITER_MAX, REQUESTS_PENDING_MAX, REQUESTS_PER_BLOCK_MAX
+from consensus.requests import Join, Leave, Request, check_request
 
 
 class Pending:
@@ -25,13 +25,23 @@ class Pending:
         problem = _problem(request, state) or check_request(request, chain_id=state.chain_id, verify=verify)
         if problem is not None:
             return problem
+        if held is None and self._crowded(request):
+            return "a join of which no block could carry as many"
         if held is None and len(self._held) >= REQUESTS_PENDING_MAX and not self._make_room(request):
             return "a request for which there is no room"
         self._held[name] = request
         return True
 
+    def _crowded(self, request: Request) -> bool:
+        """One member signs as many invitations as it likes, and must not keep another's out."""
+        if isinstance(request, Leave):
+            return False
+        inviter = request.invitation.inviter
+        waiting = sum(1 for r in self._held.values() if isinstance(r, Join) and r.invitation.inviter == inviter)
+        return waiting >= GUESTS_PER_INVITER_MAX
+
     def _make_room(self, request: Request) -> bool:
-        """One member can invite as many as it likes, and must not keep others from leaving."""
+        """Those who want to join must not keep others from leaving."""
         joins = [name for name in self._held if name[1] == Kind.JOIN]
         if not joins or not isinstance(request, Leave):
             return False

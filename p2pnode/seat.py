@@ -1,6 +1,6 @@
 """This node's seat in the committee: inviting others to one, asking for one by invitation, and leaving it for good.
 
-What it is: the requests that this node signs in its own name (SPEC.md, N1 to N6), said again until the chain has answered them. What it is
+What it is: the requests that this node signs in its own name (SPEC.md, N1 to N7), said again until the chain has answered them. What it is
 not: the judge of a request, which every node is with the blocks that it has.
 
 Rules for editing: a request is no vote, so signing it again for a later height is no offence. What the operator asked for is on the disk
@@ -72,7 +72,7 @@ class Seat:
         state = self._rounds.state
         if state.rules.admission != "invite":
             raise UserError(f"this network's policy is {state.rules.admission}: it asks no invitation", _POLICY_HINT)
-        if self._me not in state.membership.current:
+        if not _invites(self._me, state):
             raise UserError("only a member can invite, and this node is none", "ask a member: p2pnode invite")
         lasts = INVITATION_HEIGHTS if heights is None else heights
         if not 1 <= lasts <= INVITATION_HEIGHTS_MAX:
@@ -165,7 +165,7 @@ class Seat:
         """The token's second half, over our own key; ``None`` where it is of no use (any more)."""
         state = self._rounds.state
         membership = state.membership
-        if self._me in membership.permitted:
+        if membership.permits(self._me):
             if self.problem is not None or self._token is not None:
                 self._log.info("invitation accepted", height=state.height)
             self.problem = self._token = None
@@ -205,7 +205,10 @@ class Seat:
             return f"{name}: evicted for {last.kind}, banned until height {last.ends}"
         if self._leaves:
             return f"{name}: left the committee; p2pnode train contributes again"
-        if rules.admission == "open" or self._me in membership.permitted:
+        guest = membership.guest(self._me)
+        if guest is not None and role is Role.OBSERVER:
+            return f"{name}: invited until height {guest.until_height}; p2pnode train gets it its seat"
+        if rules.admission == "open" or membership.permits(self._me):
             return None
         if rules.admission == "allowlist":
             return f"{name}: not on the network's allowlist, so it gets no vote"
@@ -217,16 +220,21 @@ class Seat:
 _POLICY_HINT = "under open whoever contributes is admitted, under allowlist the genesis has decided"
 
 
+def _invites(author: consensus.PublicKey, state: consensus.ChainState) -> bool:
+    """A member that has asked to leave sits for one more height, and invites nobody."""
+    return author in state.membership.current and author in state.membership.permitted
+
+
 def _invitation_problem(invitation: consensus.Invitation, state: consensus.ChainState) -> str | None:
     """Why no block on top of ``state`` would take a join with this invitation, as its holder can act on it."""
     membership, height = state.membership, state.height + 1
     if invitation.expiry_height < height:
         return f"the invitation expired at height {invitation.expiry_height}"
-    if any(token == invitation.token_key for token, _ in membership.tokens):
+    if any(token.key == invitation.token_key for token in membership.tokens):
         return "the invitation was used already"
     inviter = transport.short_id(transport.PublicKey(invitation.inviter))
     if not transport.verify(invitation.inviter, invitation.statement(state.chain_id), invitation.signature):
         return f"the invitation was not signed by {inviter}, whom it names"
-    if invitation.inviter not in membership.current:
+    if not _invites(invitation.inviter, state):
         return f"{inviter}, who gave the invitation, is no member any more"
     return None

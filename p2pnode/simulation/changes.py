@@ -72,7 +72,7 @@ class Changes:
             if process.engine is not None and not process.mute:
                 process.ask(self._signed(Leave(process.me, state.height + 1, UNSIGNED)))
         else:
-            if process.me in membership.permitted:
+            if membership.permits(process.me):
                 return
             if process.engine is not None:
                 process.ask(self._join(process))

@@ -75,6 +75,7 @@ UNNEEDED = {
     "B3 M4": "the cheap half of what every node recomputes anyway; not recomputing is a mutant of V1",
     "E3 E5 N2": "bounds of what a block may hold, and what is never evidence: nothing happens that could be wrong",
     "N4": "takes a member that left, came back, and an old leave shown again: tests/consensus/test_requests.py has that story",
+    "N7": "takes seventeen guests of one member, more than a small network has: tests/consensus/test_guests.py",
     "X4": "takes a chain file older than the log: tests/consensus/test_engine.py",
     "X5 X6": "takes a second engine with an honest key, which is outside the model: tests/consensus/test_own_key.py. Honest nodes that are told "
     "so by mistake break I13",

@@ -6,7 +6,7 @@ sentence each; the text of a violation names the rule.
 
 from consensus import Block, ChainState, Committee, Join, Leave, PublicKey, Verify
 from consensus.certificate import signed_statements
-from consensus.limits import BAN_HEIGHTS
+from consensus.limits import BAN_HEIGHTS, GUEST_HEIGHTS, GUESTS_PER_INVITER_MAX
 
 EFFECT_HEIGHTS = 2
 
@@ -21,6 +21,7 @@ class People:
         self._accepted: dict[PublicKey, int] = {}
         self._tokens: set[PublicKey] = set()
         self._permitted = {*genesis.rules.allowlist, *genesis.membership.next.members}
+        self._guests: dict[PublicKey, tuple[PublicKey, int]] = {}  # inviter, and the height that ends the invitation
         self._left: dict[PublicKey, int] = {}
 
     def problem(self, block: Block, before: ChainState, after: ChainState) -> str | None:
@@ -87,7 +88,11 @@ class People:
                     if request.invitation.expiry_height < block.height:
                         return "N5: an invitation that has expired"
                     self._tokens.add(token)
-                    self._permitted.add(request.author)
+                    self._guests[request.author] = (request.invitation.inviter, block.height + GUEST_HEIGHTS)
+        inviters = [inviter for inviter, _ in self._guests.values()]
+        if any(inviters.count(inviter) > GUESTS_PER_INVITER_MAX for inviter in inviters):
+            return "N7: a member with too many guests"
+        self._guests = {guest: (by, until) for guest, (by, until) in self._guests.items() if block.height < until}
         return None
 
     def _committee(self, block: Block, before: ChainState, after: ChainState) -> str | None:
@@ -108,11 +113,17 @@ class People:
                 return "M8: somebody who was caught was admitted"
             if self._rules.admission == "open" and self._accepted.get(joined, 0) < self._rules.probation_contributions:
                 return "M2: somebody was admitted before its time"
-            if self._rules.admission != "open" and joined not in self._permitted:
+            if self._rules.admission != "open" and joined not in self._permitted and joined not in self._guests:
                 return "M2: somebody was admitted without permission"
         gone = [member for member in old.members if member not in new]
         excused = leavers | convicts
         absent = [member for member in gone if member not in excused]
         if len(absent) > 1 or (absent and block.height < 50):
             return "M7: somebody was put out who did nothing"
+        self._permitted.update(new.members)
+        self._guests = {
+            guest: (by, until)
+            for guest, (by, until) in self._guests.items()
+            if guest not in new and by in self._permitted
+        }
         return None

@@ -129,9 +129,15 @@ def test_whatever_blocks_say(founders: int, rules: Rules, steps: list[Step]) -> 
         for newcomer in set(new.next.members) - members:
             assert newcomer in set(new.recent[0]) & set(new.recent[1])
             assert newcomer in new.permitted or rules.admission == "open"
+            assert old.permits(newcomer) or newcomer in {r.author for r in block.requests} or rules.admission == "open"
             assert not any(offence.author == newcomer for offence in new.offences)
         assert len(set(new.next.members) - members) <= (1 if len(members) - len(left) >= 4 else PEOPLE)
         assert len(new.next) >= 4 or set(new.next.members) <= members
+        # a guest is somebody else than a member, and was let in by somebody who may be one
+        guests = {guest.key for guest in new.guests}
+        assert not guests & {*new.permitted, *new.next.members} and len(guests) == len(new.guests)
+        assert {entry.inviter for entry in (*new.guests, *new.tokens)} <= set(new.permitted)
+        assert all(new.knows(guest) and new.permits(guest) for guest in guests)
         # the bytes are the membership, and their hash is in the header
         data = new.encode()
         assert Membership.decode(data) == new and len(data) <= MEMBERSHIP_BYTES_MAX

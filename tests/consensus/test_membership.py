@@ -8,6 +8,7 @@ from consensus import BlockContent, Committee, Contribution, Malformed, Membersh
 from consensus.advance import evidence_problem
 from consensus.evidence import evidence_of
 from consensus.limits import CANDIDATES_MAX, EVIDENCE_AGE_HEIGHTS_MAX
+from consensus.membership import Guest, UsedToken
 from p2pnode.simulation.keys import key
 from p2pnode.simulation.ledger import CHAIN_ID, contribution
 from tests.consensus.bench import Bench
@@ -159,6 +160,10 @@ def test_the_hash_covers_every_field() -> None:
         replace(membership, recent=(membership.recent[0], ())),
         replace(membership, recent=((), membership.recent[1])),
         replace(membership, offences=later.offences),
+        replace(membership, permitted=(key(5),)),
+        replace(membership, answered=((key(5), 1),)),
+        *(replace(membership, guests=(guest,)) for guest in (Guest(key(5), key(0), 9), Guest(key(5), key(1), 9))),
+        *(replace(membership, tokens=(used,)) for used in (UsedToken(key(5), key(0), 9), UsedToken(key(5), key(0), 8))),
     ]
     assert len({m.hash for m in changed}) == len(changed)
 

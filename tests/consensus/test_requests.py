@@ -34,7 +34,13 @@ from consensus import (
     token_statement,
 )
 from consensus.advance import request_problem, requests_problem
-from consensus.limits import INVITATION_HEIGHTS_MAX, PERMITTED_MAX, REQUEST_AGE_HEIGHTS_MAX, REQUESTS_PER_BLOCK_MAX
+from consensus.limits import (
+    GUESTS_PER_INVITER_MAX,
+    INVITATION_HEIGHTS_MAX,
+    REQUEST_AGE_HEIGHTS_MAX,
+    REQUESTS_PER_BLOCK_MAX,
+)
+from consensus.membership import Guest
 from consensus.pending import Pending
 from consensus.requests import INVITATION_BYTES, check_request, encode_request, read_request
 from p2pnode.simulation.keys import key
@@ -193,7 +199,7 @@ def test_an_old_leave_is_not_carried_out_twice(office: Office) -> None:
     state = office.after(leave)
     assert key(1) not in state.membership.next
     state = office.after(office.join(1, 2), state=state)
-    assert key(1) in state.membership.permitted
+    assert state.membership.permits(key(1)) and key(1) not in state.membership.permitted
     for _ in range(3):
         state = office.after(state=state, contributors=(0, 1))
     assert key(1) in state.membership.next
@@ -274,13 +280,14 @@ class TestEngine:
     def test_what_waits_is_bounded(self) -> None:
         from consensus.limits import REQUESTS_PENDING_MAX
 
-        office = Office()
+        office = Office(20)
         office.step(Begin())
         for i in range(REQUESTS_PENDING_MAX + 9):
+            inviter = key(i % 20)
             author = (1000 + i).to_bytes(32, "big")
             mark = office.signatures.signer(author)(token_statement(CHAIN_ID, author))
-            signed = office.signatures.signer(key(0))(invitation_statement(CHAIN_ID, author, 9))
-            join = office.sign(Join(author, 1, Invitation(key(0), author, 9, signed), mark, UNSIGNED))
+            signed = office.signatures.signer(inviter)(invitation_statement(CHAIN_ID, author, 9))
+            join = office.sign(Join(author, 1, Invitation(inviter, author, 9, signed), mark, UNSIGNED))
             office.step(MessageReceived(join))
         assert len(office.engine.pending_requests) == REQUESTS_PENDING_MAX
         assert of(ReportRequest, office.step(office.leave(3)))  # a crowd of joins keeps nobody from leaving
@@ -293,10 +300,11 @@ class TestEngine:
     def test_a_join_without_room_does_not_wait(self) -> None:
         """What waits asks for a height; what no block may carry must not."""
         office, state = Office(), Office().state
-        crowd = tuple(sorted((1000 + i).to_bytes(32, "big") for i in range(PERMITTED_MAX)))
-        full = replace(state, membership=replace(state.membership, permitted=crowd))
+        crowd = tuple(Guest((1000 + i).to_bytes(32, "big"), key(0), 9) for i in range(GUESTS_PER_INVITER_MAX))
+        full = replace(state, membership=replace(state.membership, guests=crowd))
         kept = Pending().add(office.join(5), full, verify=office.signatures.verify)
-        assert kept == "no room for more who were invited"
+        assert kept == "its inviter has 16 guests waiting already"
+        assert Pending().add(office.join(5, inviter=1), full, verify=office.signatures.verify) is True
 
     def test_a_request_is_of_no_use_to_a_node_that_votes(self) -> None:
         """It is counted, kept and no more: no vote, no timer."""

@@ -8,8 +8,9 @@ import trio
 
 import consensus
 import transport
-from consensus.limits import INVITATION_HEIGHTS_MAX
-from consensus.membership import Offence
+from consensus.advance import requests_problem
+from consensus.limits import GUESTS_PER_INVITER_MAX, INVITATION_HEIGHTS_MAX
+from consensus.membership import Guest, Offence, UsedToken
 from p2pnode.errors import UserError
 from p2pnode.seat import Seat
 from p2pnode.tokens import parse_token, token_text
@@ -94,7 +95,8 @@ async def test_a_used_token_and_an_inviter_who_is_gone_are_told_apart(invited):
     text, _ = seat_of(invited).invite(None)
     token = parse_token(text)
     state = invited.rounds.state
-    used = ((consensus.PublicKey(transport.Identity(token.seed).public_key), token.expiry_height),)
+    once = consensus.PublicKey(transport.Identity(token.seed).public_key)
+    used = (UsedToken(once, consensus.PublicKey(token.inviter), token.expiry_height),)
     invited.rounds.state = replace(state, membership=replace(state.membership, tokens=used))
     assert joins(invited, text)[0].problem == "the invitation was used already"
     rest = consensus.Committee.of(set(state.membership.current.members) - {invited.identity.public_key})
@@ -104,6 +106,27 @@ async def test_a_used_token_and_an_inviter_who_is_gone_are_told_apart(invited):
     invited.rounds.state = replace(state, membership=replace(state.membership, permitted=permitted))
     seat, request = joins(invited, text)
     assert request is None and seat.problem is None and invited.log.said("invitation accepted")
+
+
+async def test_a_join_is_offered_until_its_inviter_has_a_place_and_makes_a_guest(invited):
+    text, _ = seat_of(invited).invite(None)
+    state, inviter = invited.rounds.state, consensus.PublicKey(parse_token(text).inviter)
+    crowd = [Guest(consensus.PublicKey(bytes([i]) * 32), inviter, 10_001) for i in range(GUESTS_PER_INVITER_MAX)]
+    invited.rounds.state = replace(state, membership=replace(state.membership, guests=tuple(crowd)))
+    seat, request = joins(invited, text)
+    assert request is not None and seat.problem is None
+    waits = requests_problem([request], invited.rounds.state.membership, height=1, rules=state.rules)
+    assert waits == "its inviter has 16 guests waiting already" and seat._request() is not None
+    guest = Guest(consensus.PublicKey(STRANGER.public_key), inviter, 10_001)
+    invited.rounds.state = replace(state, membership=replace(state.membership, guests=(guest,)))
+    assert seat._request() is None and invited.log.said("invitation accepted")
+    invited.rounds.parts.me = STRANGER.public_key
+    invited.rounds.training.on = True
+    assert seat.standing() is None
+    invited.rounds.training.on = False
+    assert seat.standing() == "observer: invited until height 10001; p2pnode train gets it its seat"
+    invited.rounds.state = state
+    assert seat.standing() == "observer: needs an invitation"
 
 
 async def test_what_keeps_a_node_out_is_said(tmp_path, invited):
