@@ -129,7 +129,7 @@ class Hand:
         names = [NIL, *self.blocks]
         votes: list[Prepare | Commit] = []
         draw = self._rng.random
-        for _ in range(1 if draw() < 0.67 else 2):
+        for _ in range(1 if draw() < 0.8 else 2):
             name = Digest(names[int(draw() * len(names))])
             if kind is Commit:
                 votes.append(commit(traitor, self._height, view, name))

@@ -32,7 +32,6 @@ from consensus import (
     Commit,
     CommitCertificate,
     Decide,
-    Effect,
     Engine,
     Event,
     FetchBlock,
@@ -55,6 +54,7 @@ from p2pnode.simulation.transitions import Observer, observed_step
 from p2pnode.simulation.witness import Violation, Witness
 
 VIEWS = (2, 3, 3, 4)
+HEIGHTS = (*(1,) * 12, 2, 3)
 SIGNATURES = KeyedSignatures()
 PHASE_OF = {TimerKind.PROPOSE: "propose", TimerKind.PREPARE: "prepare"}
 
@@ -70,7 +70,7 @@ class LockStep:
         self.tolerated = byzantine is None or byzantine <= f
         self.traitors = self.rng.sample(range(nodes), f if byzantine is None else byzantine)
         self.honest = [i for i in range(nodes) if i not in self.traitors]
-        self.heights = self.rng.choice((1, 1, 1, 1, 1, 1, 2, 3))
+        self.heights = self.rng.choice(HEIGHTS)
         self.certificates_fly = self.rng.random() < 0.2
         self.nodes = nodes
         self.decided_heights = 0
@@ -260,9 +260,7 @@ class LockStep:
     def step(self, i: int, event: Event, *, booted: bool = False) -> None:
         """Answers wait until the effects before them are carried out."""
         answers = self.answers
-        answers.append(event)
-        while answers:
-            event = answers.pop(0)
+        while True:
             engine = self.engines[i]
             if engine is None or i in self.done:
                 answers.clear()
@@ -276,22 +274,22 @@ class LockStep:
             for effect in effects:
                 if self.dies_in and self._dies(i):
                     break
-                self._carry_out(i, effect)
+                act = self._carry.get(type(effect))
+                if act is not None:
+                    if self.tails[i] and type(effect) is not Persist:
+                        self._sync(i)
+                    act(i, effect)
             if self.tails[i] and self.engines[i] is not None:
                 self._sync(i)
+            if not answers:
+                return
+            event = answers.pop(0)
 
     def _dies(self, i: int) -> bool:
         self.dies_in -= 1
         if self.dies_in == 0:
             self.engines[i] = None
         return self.dies_in == 0
-
-    def _carry_out(self, i: int, effect: Effect) -> None:
-        act = self._carry.get(type(effect))
-        if act is not None:
-            if self.tails[i] and type(effect) is not Persist:
-                self._sync(i)
-            act(i, effect)
 
     def _persist(self, i: int, effect: Persist) -> None:
         self.tails[i].append(effect.record)
