@@ -30,9 +30,9 @@ from p2pnode.node import Kit, Node
 from p2pnode.simulation.disk import Disk, Killed
 from p2pnode.simulation.machine import SimulatedMachine, SimulatedWorker
 from p2pnode.simulation.streams import Network, Weather
-from p2pnode.simulation.watch import Watch
+from p2pnode.simulation.watch import Violation, Watch
 from transport import content
-from transport.machine import MACHINE
+from transport.machine import MACHINE, random_bytes
 
 MODEL = ModelConfig(width=8, layers=1, heads=1, key_value_heads=1, feed_forward=8, context=128)
 TRAINING = TrainingConfig(local_steps=1, batch=1, warmup_steps=1)
@@ -43,14 +43,13 @@ DEATH_SECONDS_MAX = 5.0  # virtual; a node that outlives its own death is a bug 
 
 
 class IdleTrainer:
-    """Offers a payload of the right form, another one for each author and height. Learns nothing, hence needs no torch."""
+    """Offers a payload of the right form, another one each time, as training anew would. Learns nothing, hence needs no torch."""
 
     def __init__(self, config: ModelConfig, training: TrainingConfig, corpus: Corpus, **of: Any) -> None:
         self._layout = Layout.of(config)
-        self._author = of["author"]
 
     def learn(self, replica: Replica, height: int, **_: Callable[..., Any]) -> Update:
-        seed = int.from_bytes(self._author[:4], "big") ^ height
+        seed = int.from_bytes(random_bytes(4), "big")
         return Update(compression.probe(self._layout, seed), loss=1.0, loss_first=1.0, tokens=1, seconds=0.0)
 
     def settle(self, height: int, accepted: bool) -> None: ...
@@ -196,10 +195,9 @@ class Cluster:
             except Killed:
                 pass
             except BaseExceptionGroup as group:
-                rest = group.split((Killed, trio.Cancelled))[1]
-                if rest is not None:
-                    member.problem = rest
-                if group.subgroup(trio.Cancelled) is not None and not scope.cancel_called:
+                member.problem = group.split((Killed, trio.Cancelled))[1]
+                cancelled = group.subgroup(trio.Cancelled) is not None and not scope.cancel_called
+                if cancelled or group.subgroup(Violation) is not None:
                     raise
             except Exception as problem:
                 member.problem = problem

@@ -18,7 +18,9 @@ from p2pnode.simulation import whole
 from p2pnode.simulation.cluster import Cluster, Member
 from p2pnode.simulation.disk import Faults, flip
 from p2pnode.simulation.options import Kill, Partition
+from p2pnode.simulation.watch import Violation
 from p2pnode.simulation.whole import Options, check_home, drawn, running, virtually
+from p2pnode.wal import VoteLog
 
 REBROADCAST_SECONDS = consensus.limits.REBROADCAST_SECONDS
 START_SECONDS_MAX = 10.0  # from nothing to a few heights
@@ -198,6 +200,24 @@ def test_killed_at_every_effect_of_a_height_a_node_votes_once_and_comes_back_to_
             await killed_at(cluster, operation)
 
     play(scenario)
+
+
+def test_a_vote_log_that_keeps_nothing_is_found_out(monkeypatch):
+    """The watch itself is watched: without the log, a restart signs again what was signed before."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await begin(cluster)
+        announced = f"n0 Contribution {tip(cluster) + 1} "
+        await cluster.until(lambda: any(announced in line for line in cluster.watch.lines), seconds=10, what="a word")
+        await cluster.kill(*cluster.members)
+        cluster.start(*cluster.members)
+        await cluster.reach(tip(cluster) + 1, seconds=15)
+
+    play(scenario)  # with a log that keeps
+    monkeypatch.setattr(VoteLog, "append", lambda log, *records: None)
+    with pytest.raises(ExceptionGroup) as caught:
+        play(scenario)
+    assert caught.value.subgroup(lambda problem: isinstance(problem, Violation) and "signed two" in str(problem))
 
 
 # --- disks -------------------------------------------------------------------------------------------------------------------
