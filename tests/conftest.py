@@ -1,6 +1,12 @@
 """What every test shares: ``--long`` runs also the tests that take minutes."""
 
+import signal
+
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts; tests send it to nodes of their own.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
