@@ -31,9 +31,7 @@ HASHES_ON_LOOP_MAX: Final = 1024  # a tree over 64 KiB of hashes; longer lists a
 SPREAD_MEMBERS_MIN: Final = 8  # below it the author sends seven copies at most, and a fetch has one hop less
 SPREAD_LEAVES_MIN: Final = 2  # of one leaf there is nothing to share: its relay would carry what the author is spared
 RELAYS_PER_LEAF_MAX: Final = 3  # whom an author may name for a leaf: as many times its share a member carries at most
-SPREAD_BYTES_PER_SECOND_MIN: Final = (
-    2 * MIB
-)  # all payloads of a height together; slower than 16 Mbit/s, they are fetched
+SPREAD_BYTES_PER_SECOND_MIN: Final = 2 * MIB  # a height's payloads together; slower than 16 Mbit/s is fetched
 
 # --- Frames ---------------------------------------------------------------------------------------------------------
 STATEMENT_BYTES_MAX: Final = 512  # the widest consensus statement is below 200
