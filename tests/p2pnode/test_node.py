@@ -236,7 +236,7 @@ async def test_a_node_ends_in_time_and_leaves_nothing_behind(alone, how):
     assert ended[0] - began < 2
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(address)
-    assert sockets() == before and not alone.control_socket().exists()
+    assert sockets() <= before and not alone.control_socket().exists()
     await until(lambda: "learn" not in {thread.name for thread in threading.enumerate()})
     assert (alone.trainer / "state.safetensors").exists()
 
@@ -250,7 +250,7 @@ async def test_a_node_that_is_stopped_while_it_starts_leaves_nothing_behind(tmp_
         assert "nobody listens there" in node.bootstrap_failure() and node.view.status()["role"] == "joining"
         assert node.view.health().verdict == "degraded"
     await until(lambda: "learn" not in {thread.name for thread in threading.enumerate()})
-    assert sockets() == before and not home.initialised
+    assert sockets() <= before and not home.initialised
 
 
 async def test_a_restart_goes_on_where_it_was(alone):
