@@ -35,7 +35,7 @@ async def test_every_height_is_decided(tmp_path, name):
         assert not any("no quorum" in nodes.line(place) for place in range(count))
         nodes.assert_no_fork()
         views = [row["view"] for row in nodes.nodes[0].view.rounds(10)]
-        say(name, f"{took:.1f} s for 3 heights, views {views}")
+        say(f"{name}: {took:.1f} s for 3 heights, views {views}")
 
 
 class Drop(Gossip):
