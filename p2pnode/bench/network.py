@@ -90,8 +90,10 @@ class Network:
         self._clients = [Client(node.home) for node in nodes]
 
     async def met(self) -> None:
-        """Wait until every node reaches every other."""
-        await self._until(lambda said: said["members_reachable"] == said["members"] == len(self._nodes))
+        """Wait until every node has its part in the network and reaches every other."""
+        await self._until(
+            lambda said: said["role"] == "member" and said["members_reachable"] == said["members"] == len(self._nodes)
+        )
 
     async def decide(self, heights: int) -> Turn:
         """Decide so many heights after those of the warm-up, and tell what the nodes recorded of them."""
