@@ -127,24 +127,15 @@ def quorum_of_067_as_a_float(patch: Patch) -> None:
 
 @mutant("L1")
 def one_prepare_fewer_than_a_quorum(patch: Patch) -> None:
-    init = Height.__init__
-
-    def hasty(self: Any, **given: Any) -> None:
-        init(self, **given)
-        of_view = self.facts.of_view
-
-        def lowered(view: int) -> Any:
-            facts = of_view(view)
-            facts.prepares._quorum = self.facts._quorum - 1
-            return facts
-
-        self.facts.of_view = lowered
-
-    patch.set(Height, "__init__", hasty)
+    _one_vote_fewer(patch, "prepares")
 
 
 @mutant("C2")
 def one_commit_fewer_than_a_quorum(patch: Patch) -> None:
+    _one_vote_fewer(patch, "commits")
+
+
+def _one_vote_fewer(patch: Patch, poll: str) -> None:
     init = Height.__init__
 
     def hasty(self: Any, **given: Any) -> None:
@@ -153,7 +144,7 @@ def one_commit_fewer_than_a_quorum(patch: Patch) -> None:
 
         def lowered(view: int) -> Any:
             facts = of_view(view)
-            facts.commits._quorum = self.facts._quorum - 1
+            getattr(facts, poll)._quorum = self.facts._quorum - 1
             return facts
 
         self.facts.of_view = lowered

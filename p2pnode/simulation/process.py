@@ -60,13 +60,6 @@ if TYPE_CHECKING:
 COLLECT_SECONDS = 0.05  # between a decision and the next height
 
 
-class ShamelessEngine(Engine):
-    """A traitor's: it does not fall silent when it hears its own key elsewhere."""
-
-    def _fall_silent(self, reason: str | None) -> None:
-        return
-
-
 class Died(Exception):
     """The process was killed between two effects."""
 
