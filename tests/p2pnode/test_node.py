@@ -211,9 +211,13 @@ def sockets() -> set[str]:
     return found
 
 
+def still_learning() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "learn"}
+
+
 @pytest.mark.parametrize("how", ["signal", "control socket"])
 async def test_a_node_ends_in_time_and_leaves_nothing_behind(alone, how):
-    before = sockets()
+    before, learning_before = sockets(), still_learning()
     node = make_node(alone)
     ended: list[float] = []
 
@@ -237,19 +241,19 @@ async def test_a_node_ends_in_time_and_leaves_nothing_behind(alone, how):
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(address)
     assert sockets() <= before and not alone.control_socket().exists()
-    await until(lambda: "learn" not in {thread.name for thread in threading.enumerate()})
+    await until(lambda: not still_learning() - learning_before)
     assert (alone.trainer / "state.safetensors").exists()
 
 
 async def test_a_node_that_is_stopped_while_it_starts_leaves_nothing_behind(tmp_path):
     home = make_home(tmp_path / "home", NEWCOMER)
+    before, learning_before = sockets(), still_learning()
     node = make_node(home, bootstrap=(Endpoint("127.0.0.1", 1),))
-    before = sockets()
     async with living(node):
         await until(node.bootstrap_failure)
         assert "nobody listens there" in node.bootstrap_failure() and node.view.status()["role"] == "joining"
         assert node.view.health().verdict == "degraded"
-    await until(lambda: "learn" not in {thread.name for thread in threading.enumerate()})
+    await until(lambda: not still_learning() - learning_before)
     assert sockets() <= before and not home.initialised
 
 
