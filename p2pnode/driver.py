@@ -91,13 +91,14 @@ class Driver:
     """Runs one engine.
 
     A node whose vote log is damaged or lost cannot know what it signed, so it begins as an observer; ``revival`` says from which height
-    on it votes again, and makes the engine that does.
+    on it votes again, and makes the engine that does. One whose log fails later goes on with ``observer()``.
     """
 
     def __init__(
         self,
         *,
         engine: consensus.Engine,
+        observer: Callable[[], consensus.Engine],
         vote_log: VoteLog,
         voice: Voice,
         duties: Duties,
@@ -111,6 +112,7 @@ class Driver:
         self.elsewhere: str | None = None  # why we believe that another process has our key
         self.forked: str | None = None
         self._forked: str | None = None
+        self._observer = observer
         self._vote_log = vote_log
         self._voice = voice
         self._duties = duties
@@ -218,18 +220,28 @@ class Driver:
         Earlier than it must be is still before it is said (rule D5), and what a crash leaves is what it would leave between two effects:
         statements that are logged and not sent, which a restart sends. A proposer's own PREPARE costs no flush of its own that way.
         The payloads that a COMMIT answers for are on the disk before its record is, because a restart sends again what it finds there.
+        A step whose records the disk refuses has not happened: none of its effects is carried out, no decision that counts our vote
+        least of all, and an engine that has no vote of ours follows from here on.
         """
         for effect in effects:
             if isinstance(effect, consensus.Broadcast) and isinstance(effect.message, consensus.Commit):
                 await self._duties.make_payloads_durable(effect.message.block_hash)
         records = [Signed(effect.record) for effect in effects if isinstance(effect, consensus.Persist)]
-        if records:
-            await self.append(*records)
+        if records and not await self.append(*records):
+            self._only_observe()
+            return
         for effect in effects:
             if not isinstance(effect, consensus.Persist):
                 await self._carry_out(effect)
         if self._forked is not None and self.forked is None:
             self.forked = self.cannot_vote = self._forked
+
+    def _only_observe(self) -> None:
+        before, engine = self.engine, self._observer()
+        self.engine = engine
+        self.deliver(consensus.Begin())
+        if not before.idle or before.height > engine.height:  # with its own vote it may have decided the height
+            self.deliver(consensus.StartHeight(engine.height))
 
     def _broadcast(self, message: consensus.Message) -> None:
         """A vote leaves only when its record is on the disk."""

@@ -385,6 +385,7 @@ class Node:
         self.vote_log, self.logged = recovery.vote_log, recovery.records
         return self.kit.driver(
             engine=recovery.engine,
+            observer=recovery.observer,
             vote_log=recovery.vote_log,
             voice=gossip,
             duties=rounds,

@@ -8,6 +8,7 @@ Rules for editing: a node that may have signed what it no longer knows signs not
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import consensus
@@ -24,10 +25,14 @@ from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """An open vote log with the engine that goes on from it: one that votes, or one that observes until ``revival``."""
+    """An open vote log with the engine that goes on from it: one that votes, or one that observes until ``revival``.
+
+    ``observer()`` takes its place should the log fail.
+    """
 
     vote_log: VoteLog
     engine: consensus.Engine
+    observer: Callable[[], consensus.Engine]
     revival: Revival | None
     records: tuple[VoteRecord, ...]
 
@@ -79,7 +84,9 @@ def take_up(path: Path, standing: Standing, *, gossip: Gossip, log: Logger) -> R
         anew = [encode(Silent(revival.height))]
         hint = f"observing until height {revival.height} is decided, then voting again"
         log.error("vote log not usable", reason=revival.why, hint=hint)
-    return Recovery(VoteLog(path, anew=anew), engine(voting=revival is None), revival, records)
+    return Recovery(
+        VoteLog(path, anew=anew), engine(voting=revival is None), partial(engine, voting=False), revival, records
+    )
 
 
 def _problem(records: Iterable[VoteRecord], damage: str | None, standing: Standing, *, lost: bool) -> str | None:

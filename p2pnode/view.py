@@ -295,7 +295,7 @@ class View:
     def _phase(self) -> str:
         """Where the open height stands here: learn, collect, propose, prepare or commit."""
         rounds, driver = self._node.rounds, self._node.driver
-        if rounds is None or driver is None:
+        if rounds is None or driver is None or not rounds.synced:
             return "start"
         if not driver.engine.idle:
             return driver.engine.phase

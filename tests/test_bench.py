@@ -1,6 +1,7 @@
 """The benchmarks' form, never their figures: a machine that runs tests measures nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from p2pnode.timings import PARTS
 from p2pnode.wire import encode_blocks
 
 SECONDS_MAX = 120.0
+SYNC = [sys.executable, "-P", "-m", "p2pnode.bench", "sync"]
 
 
 def row(height, *, root="a", seconds=0.2):
@@ -85,15 +87,34 @@ def test_lag_is_told_in_milliseconds():
     assert text.endswith("late by 7.1, 20.0 ms (p99), 10.0, 30.0 ms (max)")
 
 
-def test_a_joiners_figures_are_told_in_pairs():
-    command = [sys.executable, "-P", "-m", "p2pnode.bench", "sync", "--model", "2", "--blocks", "70", "--turns", "1"]
-    process = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+@pytest.mark.parametrize("mbit", [None, 500])
+def test_a_joiners_figures_are_told_in_pairs(mbit):
+    command = [*SYNC, "--model", "2", "--blocks", "70", "--turns", "1", "--json"]
+    if mbit is not None:
+        if not namespaces_are_allowed():
+            pytest.skip("no network namespaces here")
+        command += ["--mbit", str(mbit)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert process.returncode == 0, process.stderr
     (result,) = json.loads(process.stdout)
     assert result["blocks"] == 70 and result["model_bytes"] > 2 << 20 and len(result["ratios"]) == 1
     for figure in ("plain_mb_per_second", "snapshot_mb_per_second", "chain_mb_per_second", "blocks_per_second"):
         assert result[figure][0] > 0
-    assert f"median {result['ratio']:.2f}" in sync_text(result)
+    text = sync_text(result)
+    assert f"median {result['ratio']:.2f}" in text and ("on a link of 500 Mbit/s" if mbit else "on loopback") in text
+
+
+def test_a_link_that_carries_nothing_is_refused_in_one_line():
+    process = subprocess.run([*SYNC, "--mbit", "0"], capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert process.returncode != 0 and process.stderr == "error: --mbit 0: a link carries at least 1 Mbit/s\n"
+
+
+def namespaces_are_allowed():
+    command = ["unshare", "--user", "--map-root-user", "--net", "tc", "qdisc", "show"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 def test_the_chain_of_a_donor_is_a_real_one(tmp_path):

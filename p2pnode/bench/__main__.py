@@ -1,9 +1,9 @@
 """``scripts/bench``: what can be measured, and the printing of it.
 
     round [--nodes N...] [--rounds N] [--hivemind PYTHON]   a million values each, exchanged and agreed on without training
-    round --empty                                           the smallest model: what agreement alone costs
+    round --empty                                           empty blocks on four nodes: what agreement alone costs
     consensus                                               agreement alone, on loopback and simulated far apart
-    sync                                                    what a joiner gets, against a plain TLS stream
+    sync [--mbit N]                                         what a joiner gets, against a plain TLS stream; on a link of N Mbit/s
     lag                                                     how late the event loop runs beside training
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
@@ -22,7 +22,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, sync
+from p2pnode.bench import agreement, figures, link, sync
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -69,13 +69,17 @@ def _parse() -> argparse.Namespace:
     one.add_argument(
         "--hivemind", type=Path, metavar="PYTHON", help="interpreter of an environment with hivemind 1.1.12"
     )
-    one.add_argument("--empty", action="store_true", help="the smallest model on four nodes, agreement alone")
+    one.add_argument("--empty", action="store_true", help="empty blocks on four nodes: agreement alone")
     votes = commands.add_parser("consensus", help="agreement alone, on loopback and simulated far apart")
     lag = commands.add_parser("lag", help="how late the event loop runs beside training")
     joining = commands.add_parser("sync", help="what a joiner gets, against a plain TLS stream")
     joining.add_argument("--model", type=int, default=sync.MODEL_MEBIBYTES, metavar="MIB", help="size of the model")
     joining.add_argument("--blocks", type=int, default=sync.BLOCKS, metavar="N", help="length of the chain")
     joining.add_argument("--turns", type=int, default=sync.TURNS, metavar="N", help="pairs whose ratio counts")
+    joining.add_argument(
+        "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
+    )
+    joining.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
     for command in (one, votes, lag, joining):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
@@ -126,8 +130,8 @@ async def _million(given: argparse.Namespace, nodes: int) -> Json:
 
 
 async def _empty(given: argparse.Namespace, heights: int) -> Json:
-    _say("4 nodes, smallest model: starting")
-    async with open_network(Plan(nodes=4, size=SMALLEST)) as network:
+    _say("4 nodes, empty blocks: starting")
+    async with open_network(Plan(nodes=4, size=SMALLEST, heights="empty")) as network:
         turn = await network.decide(heights)
     result = {
         "benchmark": "empty",
@@ -156,7 +160,7 @@ async def _lag(given: argparse.Namespace) -> list[Json]:
     results = []
     for nodes in (1, 4):
         _say(f"{nodes} training: starting")
-        async with open_network(Plan(nodes=nodes, size="tiny", quick=False)) as network:
+        async with open_network(Plan(nodes=nodes, size="tiny", heights="learned")) as network:
             began = trio.current_time()
             while trio.current_time() < began + LAG_SECONDS:
                 turn = await network.decide(1)
@@ -170,8 +174,10 @@ async def _lag(given: argparse.Namespace) -> list[Json]:
 
 
 async def _sync(given: argparse.Namespace) -> list[Json]:
+    if given.mbit is not None and not given.shaped:
+        link.shape(given.mbit, sys.argv[1:])
     result = await sync.measure(mebibytes=given.model, blocks=given.blocks, turns=given.turns, say=_say)
-    return [_shown(given, result, sync.text)]
+    return [_shown(given, {**result, "mbit": given.mbit}, sync.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------

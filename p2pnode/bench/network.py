@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import trio
 
@@ -31,7 +31,7 @@ WARM_UP_HEIGHTS = (
 )
 TEXT = (
     b"It takes all the running you can do, to keep in the same place.\n" * 1024
-)  # for a genesis; quick nodes read none of it
+)  # for a genesis; who does not learn reads none of it
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -39,11 +39,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A network to measure. ``quick`` nodes contribute without training; ``size`` is a preset's name, or a model of one's own."""
+    """A network to measure; ``size`` is a preset's name, or a model of one's own.
+
+    ``heights``: what its nodes fill a height with: learning, an update that was drawn beforehand, or nothing.
+    """
 
     nodes: int
     size: str | ModelConfig
-    quick: bool = True
+    heights: Literal["learned", "drawn", "empty"] = "drawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,12 @@ async def open_network(plan: Plan) -> AsyncIterator["Network"]:
             text = directory / "text"
             text.write_bytes(TEXT)
             options = LocalnetOptions(
-                nodes=plan.nodes, size=_size(plan.size, directory), data=text if plan.quick else None
+                nodes=plan.nodes, size=_size(plan.size, directory), data=None if plan.heights == "learned" else text
             )
             nodes = await found(fleet, options, directory)
             try:
                 for node in nodes:
-                    node.command = _quick(node, nodes) if plan.quick else node.command
+                    node.command = _command(plan, node, nodes)
                     await fleet.start(node)
                 network = Network(nodes)
                 await network.met()
@@ -91,8 +94,9 @@ class Network:
 
     async def met(self) -> None:
         """Wait until every node has its part in the network and reaches every other."""
+        everybody = len(self._nodes)
         await self._until(
-            lambda said: said["role"] == "member" and said["members_reachable"] == said["members"] == len(self._nodes)
+            lambda said: said["phase"] != "start" and said["members_reachable"] == said["members"] == everybody
         )
 
     async def decide(self, heights: int) -> Turn:
@@ -170,7 +174,10 @@ def _size(size: str | ModelConfig, directory: Path) -> str:
     return str(path)
 
 
-def _quick(node: Node, nodes: Sequence[Node]) -> tuple[str, ...]:
+def _command(plan: Plan, node: Node, nodes: Sequence[Node]) -> tuple[str, ...]:
+    if plan.heights == "learned":
+        return node.command
     others = [word for other in nodes if other is not node for word in ("--bootstrap", f"127.0.0.1:{other.port}")]
     place = ("--home", str(node.home), "--listen", f"127.0.0.1:{node.port}")
-    return (*PYTHON, "p2pnode.bench.quick", *place, "--no-train", "--threads", "1", *others)
+    empty = ("--empty",) if plan.heights == "empty" else ()
+    return (*PYTHON, "p2pnode.bench.quick", *empty, *place, "--no-train", "--threads", "1", *others)

@@ -1,7 +1,8 @@
-"""A node that contributes at once: everything is real but the learning.
+"""A node that contributes at once, or nothing: everything is real but the learning.
 
-``python -m p2pnode.bench.quick --home HOME [flags of start]``. Its trainer has as many pseudo-random values as the model, and compresses
-them each time like any update; so a round costs what the exchange, the agreement and the new model cost.
+``python -m p2pnode.bench.quick [--empty] --home HOME [flags of start]``. Its trainer has as many pseudo-random values as the model, and
+compresses them each time like any update; so a round costs what the exchange, the agreement and the new model cost. With ``--empty`` it
+starts each height that it is told to train as soon as the one below is decided, with nothing to list: a round costs agreement alone.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trio
 
 from model import compression
 from model.config import ModelConfig, TrainingConfig
@@ -21,6 +23,8 @@ from model.trainer import Trainer, Update
 from p2pnode import node
 from p2pnode.cli import launch, leave_at_once
 from p2pnode.config import load_config
+from p2pnode.offering import Offering
+from p2pnode.rounds import Parts, Rounds
 
 
 class QuickTrainer(Trainer):
@@ -47,6 +51,23 @@ class QuickTrainer(Trainer):
         pass
 
 
+class EmptyHeights(Rounds):
+    """Nobody learns, nobody is waited for."""
+
+    def __init__(self, parts: Parts, **given: Any) -> None:
+        super().__init__(parts, **given)
+        self.offering = NoOffering(self)
+
+    def _start_moment(self) -> float | None:
+        height = self.pool.height
+        return 0.0 if self.synced and self._started < height and self.training.wants(height) else None
+
+
+class NoOffering(Offering):
+    async def learn_forever(self) -> None:
+        await trio.sleep_forever()
+
+
 def main() -> int:
     """Run until stopped; exit codes as ``p2pnode start``."""
     parser = argparse.ArgumentParser(prog="python -m p2pnode.bench.quick", description=__doc__)
@@ -54,10 +75,12 @@ def main() -> int:
     parser.add_argument("--listen")
     parser.add_argument("--bootstrap", action="append", default=[])
     parser.add_argument("--threads", default="1")
+    parser.add_argument("--empty", action="store_true")
     parser.add_argument("--no-train", dest="train", action="store_false")
     given = vars(parser.parse_args())
+    kit = node.Kit(trainer=QuickTrainer, rounds=EmptyHeights if given.pop("empty") else Rounds)
     config = load_config({**given, "bootstrap": tuple(given["bootstrap"]), "repl": False})
-    return launch(config, partial(node.run, kit=node.Kit(trainer=QuickTrainer)))
+    return launch(config, partial(node.run, kit=kit))
 
 
 if __name__ == "__main__":

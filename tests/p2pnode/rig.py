@@ -5,6 +5,7 @@ What it says goes nowhere and what it asks for nobody has, so a test is alone wi
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,15 @@ class Rig:
 
     def _driver(self) -> Driver:
         records = [r.record for r in map(decode, self.vote_log.recovered.records) if isinstance(r, Signed)]
-        engine = consensus.Engine(
-            me=consensus.PublicKey(self.identity.public_key),
-            sign=self.gossip.sign,
-            verify=transport.verify,
-            state=self.rounds.state,
-            records=records,
-        )
+
+        def engine(me: consensus.PublicKey | None) -> consensus.Engine:
+            return consensus.Engine(
+                me=me, sign=self.gossip.sign, verify=transport.verify, state=self.rounds.state, records=records
+            )
+
         return Driver(
-            engine=engine,
+            engine=engine(consensus.PublicKey(self.identity.public_key)),
+            observer=partial(engine, None),
             vote_log=self.vote_log,
             voice=self.gossip,
             duties=self.rounds,

@@ -48,6 +48,7 @@ class Stage:
     def make(self, *, voting: bool = True, revival: Revival | None = None) -> Driver:
         return Driver(
             engine=self.engine(voting=voting),
+            observer=partial(self.engine, voting=False),
             vote_log=self.vote_log,
             voice=self,
             duties=self,
@@ -219,6 +220,36 @@ async def test_a_full_disk_ends_voting_before_the_vote_leaves(path, mock_clock, 
     assert "file too large" in stage.driver.cannot_vote and stage.driver.silent == stage.driver.cannot_vote
     assert [fields["hint"] for fields in stage.log.said("voting stopped")]
     assert recover(path).records == ()
+
+
+async def test_a_vote_that_the_disk_refused_decides_nothing(path, mock_clock, monkeypatch):
+    """The COMMITs of two others are here; with its own, which it could not log, this node would be the third."""
+    monkeypatch.setattr(wal, "STEP_BYTES", 0)  # no room ahead of any vote
+    stage = Stage(path, members=4, me=(proposer_of(4) + 1) % 4)
+    chain_id, (block, _) = stage.chain.genesis.chain_id, stage.chain.next_block()
+    unsigned, others = consensus.Signature(b""), [f for f in stage.chain.founders if f is not stage.identity]
+    proposer = next(f for f in others if f.public_key == block.header.proposer)
+    key = {founder: consensus.PublicKey(founder.public_key) for founder in others}
+
+    def hear(*messages: tuple[transport.Identity, Any]) -> None:
+        for author, message in messages:
+            stage.driver.deliver(consensus.MessageReceived(sign(author, chain_id, message)))
+
+    proposal = consensus.Proposal(block.header.proposer, 1, 0, block, None, unsigned)
+    prepares = [(other, consensus.Prepare(key[other], 1, 0, block.hash, -1, unsigned)) for other in others]
+    commits = [(other, consensus.Commit(key[other], 1, 0, block.hash, unsigned)) for other in others]
+    async with running(stage):
+        stage.driver.deliver(consensus.StartHeight(1))
+        hear((proposer, proposal), *commits[:2])
+        await until(lambda: stage.said(consensus.Prepare))
+        with file_size_limit(path.stat().st_size):
+            hear(*prepares)
+            await until(lambda: stage.driver.cannot_vote)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not stage.decided_heights and not stage.said(consensus.Commit)
+        stage.undecided[block.hash] = block
+        hear(*commits)
+        await until(lambda: stage.decided_heights == [1])
 
 
 async def test_a_restart_says_the_same_bytes_again_and_signs_nothing_new(path, mock_clock):
