@@ -24,7 +24,7 @@ from p2pnode.links import LINKS_KIND, Links
 from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
 from p2pnode.refusals import Refusals
-from p2pnode.relay import Relay
+from p2pnode.relay import NOBODY, Relay
 from p2pnode.spreading import Spreading
 from p2pnode.store import Store
 from p2pnode.wire import (
@@ -259,7 +259,10 @@ class Gossip:
         targets = self.relay.targets(
             message.author, came_from=event.peer_key, height=message.height, is_first=event.is_first, live=live
         )
-        self._swarm.publish(event.envelope.frame(), to=targets)
+        if targets != NOBODY:
+            frame = event.envelope.frame()
+            self._swarm.publish(frame, to=targets.at_once)
+            self._swarm.publish(frame, to=targets.along, along=True)
 
     def _remember(self, vote: consensus.Prepare | consensus.Commit) -> None:
         """A member's newest votes, to be shown to a process that comes with its key: it may not know of them."""

@@ -10,9 +10,11 @@ One nursery holds every task. The order of starting is the order of knowing: ide
 peers' chain, and only then a voice in agreement.
 """
 
+import gc
 import os
 import signal
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +78,10 @@ class Kit:
 
 def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
     """Run a node in this process until it is stopped. The caller holds the home's lock and has set up logging."""
-    return trio.run(Node(home, config, kit=kit or Kit()).main)
+    node = Node(home, config, kit=kit or Kit())
+    # What stands then stays: to look through all of torch for garbage would stop the loop for a tenth of a second.
+    node.on_ready = gc.freeze
+    return trio.run(node.main)
 
 
 class Node:
@@ -92,6 +97,7 @@ class Node:
         self.genesis: Genesis | None = founding.read_genesis(home.genesis) if home.initialised else None
         self.training = Training(on=config.train)
         self.stopping = trio.Event()
+        self.on_ready: Callable[[], None] = lambda: None
         self.started = 0.0
         self.pid = os.getpid()
         self.bound: transport.Address | None = None
@@ -238,6 +244,7 @@ class Node:
         await self._resume(rounds, driver)
         seat = self.seat = await self._take_seat(rounds, self.store)
         rounds.begin()
+        self.on_ready()
         self.log.info("ready", height=rounds.state.height, role=rounds.role().name.lower())
         self.log.info(f"another machine joins with: {self.view.join_line()}")
         nursery.start_soon(catchup.follow, rounds)

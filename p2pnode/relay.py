@@ -14,7 +14,8 @@ The author's repetitions cross the gaps in the same way, at most one a second of
 nothing of heights that are over does. What an author may have passed on is bounded, so that one who signs without end floods nobody.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -25,6 +26,16 @@ RELAYED_PER_SECOND = (
     50.0  # of one author, by one member: two votes in each of ten views, their certificates and repetitions, twice over
 )
 RELAYED_BURST = 200.0
+
+
+class Targets(NamedTuple):
+    """``at_once``: who may hear it in no other way. ``along``: who is to compare or to know; there it may come a moment later."""
+
+    at_once: Sequence[bytes]
+    along: Sequence[bytes]
+
+
+NOBODY = Targets((), ())
 
 
 class Relay:
@@ -43,13 +54,13 @@ class Relay:
 
     def targets(
         self, author: bytes, *, came_from: bytes, height: int, is_first: bool, live: Collection[bytes]
-    ) -> list[bytes]:
+    ) -> Targets:
         """Members to pass a message on to; ``live`` are the peers that we hear. Nobody, where we or the author are no member."""
         members = self._committee().members
         if self._me not in members or author not in members or author == self._me:
-            return []
+            return NOBODY
         if not is_first and height <= self._height():
-            return []
+            return NOBODY
         chosen = across = set(self.across(author, live)) - {came_from}
         if is_first:
             chosen = across | {author}
@@ -57,10 +68,10 @@ class Relay:
                 chosen.add(members[(members.index(consensus.PublicKey(self._me)) + 1) % len(members)])
         chosen = chosen & set(live) - {came_from, self._me}
         if not chosen or not self._take(author, members):
-            return []
+            return NOBODY
         self.passed_on += len(chosen)
         self.passed_across += len(across)
-        return sorted(chosen)
+        return Targets(at_once=sorted(chosen & across), along=sorted(chosen - across))
 
     def across(self, author: bytes, live: Collection[bytes]) -> list[bytes]:
         """Members that we hear and that do not hear this author."""

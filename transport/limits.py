@@ -63,6 +63,9 @@ TWIN_SECONDS_MAX: Final = 1.5  # for a connection to prove that it lives, when a
 SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read
 RETIRE_SECONDS_MAX: Final = 2.0  # a duplicate connection drains for this long, and a swap must be over by then
 SEND_BYTES: Final = 256 * KIB  # frames gathered into one write: fewer system calls, yet 0.1 s at 20 Mbit/s
+ALONG_SECONDS_MAX: Final = (
+    0.02  # what is passed on in case it is needed: a fiftieth of a repetition, several votes on a LAN
+)
 READ_BYTES: Final = 256 * KIB  # one read from the socket, and what is taken from TLS before others get their turn
 RECORD_BYTES: Final = 16 * KIB  # the most that TLS hands on at once
 URGENT_BYTES_MAX: Final = 8 * MIB  # consensus frames waiting for one peer: seconds behind, so dropping it is right

@@ -1,19 +1,21 @@
 """Frames on their way to one peer: two bounded queues, consensus before bulk.
 
 Urgent frames are never waited for: their producer must not block, so overflow means that the peer is seconds behind
-and is dropped. Bulk frames make their producer wait. The queues belong to the peer and not to a connection, so a
+and is dropped. Those that may come a moment later go along with the next one, because a write of its own costs both ends
+more than the frame. Bulk frames make their producer wait. The queues belong to the peer and not to a connection, so a
 duplicate connection can be closed without losing a frame (session.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
 import trio
 
 from transport.content import Buffer
-from transport.limits import BULK_BYTES_MAX, SEND_BYTES, URGENT_BYTES_MAX, URGENT_FRAMES_MAX
+from transport.limits import ALONG_SECONDS_MAX, BULK_BYTES_MAX, SEND_BYTES, URGENT_BYTES_MAX, URGENT_FRAMES_MAX
 
 
 class Outbox:
@@ -21,19 +23,25 @@ class Outbox:
         self._urgent: deque[bytes] = deque()
         self._bulk: deque[tuple[Sequence[Buffer], int]] = deque()
         self._urgent_bytes = 0
+        self._urgent_due = math.inf  # when to write them
         self._bulk_bytes = 0
         self._writers = trio.lowlevel.ParkingLot()
         self._producers = trio.lowlevel.ParkingLot()
         self.is_overflown = False
 
-    def push(self, frame: bytes) -> None:
-        """Queue an urgent frame. Too many set `is_overflown`, at which the writer drops the peer."""
+    def push(self, frame: bytes, *, along: bool = False) -> None:
+        """Queue an urgent frame; `along`: with the next one, or after ALONG_SECONDS_MAX.
+
+        Too many set `is_overflown`, at which the writer drops the peer.
+        """
         if self._urgent_bytes + len(frame) > URGENT_BYTES_MAX or len(self._urgent) >= URGENT_FRAMES_MAX:
             self.is_overflown = True
         else:
             self._urgent.append(frame)
             self._urgent_bytes += len(frame)
-        if self._writers:
+        due = trio.current_time() + ALONG_SECONDS_MAX if along else -math.inf
+        if due < self._urgent_due or self.is_overflown:
+            self._urgent_due = due
             self._writers.unpark_all()
 
     async def push_bulk(self, *frame: Buffer) -> None:
@@ -52,7 +60,9 @@ class Outbox:
         return True
 
     def gather(self) -> bytes:
-        """Up to SEND_BYTES of frames, the urgent ones first, as one buffer; empty if there are none."""
+        """Up to SEND_BYTES of frames, the urgent ones first, as one buffer; empty if there are none to be written yet."""
+        if self._due() > trio.current_time():
+            return b""
         frames: list[Buffer] = []
         size = 0
         while self._urgent and (not frames or size + len(self._urgent[0]) <= SEND_BYTES):
@@ -60,6 +70,8 @@ class Outbox:
             frames.append(frame)
             size += len(frame)
         self._urgent_bytes -= size
+        if not self._urgent:
+            self._urgent_due = math.inf
         urgent_size = size
         while self._bulk and (not frames or size + self._bulk[0][1] <= SEND_BYTES):
             pieces, length = self._bulk.popleft()
@@ -71,13 +83,20 @@ class Outbox:
         return b"".join(frames)
 
     async def wait(self) -> None:
-        """Until something is queued, or wake is called."""
-        if not (self._urgent or self._bulk or self.is_overflown):
+        """Until there is something to write or a reason to look again."""
+        due = self._due()
+        if due == math.inf:
             await self._writers.park()
+        elif due > trio.current_time():
+            with trio.move_on_at(due):
+                await self._writers.park()
 
     def wake(self) -> None:
         """Make writers look again: one of them was told to stop."""
         self._writers.unpark_all()
+
+    def _due(self) -> float:
+        return -math.inf if self._bulk or self.is_overflown else self._urgent_due
 
     def _queue_bulk(self, frame: Sequence[Buffer], size: int) -> None:
         self._bulk.append((frame, size))

@@ -129,8 +129,18 @@ class Swarm:
     def is_connected(self, key: bytes) -> bool:
         return key in self._sessions
 
-    def publish(self, frame: bytes, *, to: Iterable[bytes] | None = None, exclude: Collection[bytes] = ()) -> int:
-        """Queue one frame (encode_frame, Envelope.frame) for peers, all by default; returns for how many. No wait."""
+    def publish(
+        self,
+        frame: bytes,
+        *,
+        to: Iterable[bytes] | None = None,
+        exclude: Collection[bytes] = (),
+        along: bool = False,
+    ) -> int:
+        """Queue one frame (encode_frame, Envelope.frame) for peers, all by default; returns for how many. No wait.
+
+        `along`: it may come a moment later, with the next frame.
+        """
         if to is None:
             sessions: Iterable[Session] = self._sessions.values()
         else:
@@ -138,7 +148,7 @@ class Swarm:
         count = 0
         for session in sessions:
             if session.key not in exclude:
-                session.outbox.push(frame)
+                session.outbox.push(frame, along=along)
                 count += 1
         return count
 

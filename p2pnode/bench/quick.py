@@ -51,6 +51,9 @@ class QuickTrainer(Trainer):
         pass
 
 
+PAUSE_SECONDS = 0.05
+
+
 class EmptyHeights(Rounds):
     """Nobody learns, nobody is waited for."""
 
@@ -60,7 +63,9 @@ class EmptyHeights(Rounds):
 
     def _start_moment(self) -> float | None:
         height = self.pool.height
-        return 0.0 if self.synced and self._started < height and self.training.wants(height) else None
+        if not self.synced or self._started >= height or not self.training.wants(height):
+            return None
+        return self.timings.opened + PAUSE_SECONDS
 
 
 class NoOffering(Offering):

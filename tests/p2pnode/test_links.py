@@ -111,7 +111,7 @@ def targets(relay_, author, came_from, *, live, is_first=True, height=5):
         is_first=is_first,
         live={KEYS[place] for place in live},
     )
-    return {KEYS.index(key) for key in chosen}
+    return {KEYS.index(key) for key in (*chosen.at_once, *chosen.along)}
 
 
 async def test_where_all_hear_all_a_vote_goes_to_the_next_in_the_ring_only():
@@ -127,6 +127,15 @@ async def test_along_a_line_all_goes_on_and_repetitions_do_too():
     assert targets(middle, 0, 2, live=[2, 4], is_first=False) == {4}
     assert targets(middle, 0, 2, live=[2, 4], is_first=False, height=4) == set(), "that height is over"
     assert targets(middle, 2, 2, live=[2, 4]) == {4}
+
+
+async def test_only_who_may_hear_it_in_no_other_way_is_told_at_once():
+    line, mesh = relay(3, LINE), relay(0, MESH)
+    first = {"height": 5, "is_first": True}
+    told = line.targets(KEYS[0], came_from=KEYS[2], live={KEYS[2], KEYS[4]}, **first)
+    assert (told.at_once, told.along) == ([KEYS[4]], [])
+    told = mesh.targets(KEYS[3], came_from=KEYS[2], live=set(KEYS[1:7]), **first)
+    assert told.at_once == [] and set(told.along) == {KEYS[1], KEYS[3]}
 
 
 async def test_what_comes_by_another_way_is_shown_to_its_author():

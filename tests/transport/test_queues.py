@@ -26,6 +26,39 @@ async def test_urgent_frames_go_before_bulk_that_came_first() -> None:
     assert outbox.gather() == b""
 
 
+async def test_what_may_go_along_goes_with_the_next_in_its_place(autojump_clock: trio.testing.MockClock) -> None:
+    outbox = Outbox()
+    outbox.push(b"passed on", along=True)
+    assert outbox.gather() == b""
+    outbox.push(b", vote")
+    outbox.push(b", passed on", along=True)
+    assert outbox.gather() == b"passed on, vote, passed on"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_and_waits_for_no_other_longer_than_its_time(autojump_clock: trio.testing.MockClock, alone: bool) -> None:
+    outbox, written = Outbox(), []
+
+    async def write() -> None:
+        while not written:
+            await outbox.wait()
+            if batch := outbox.gather():
+                written.append((trio.current_time(), batch))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        outbox.push(b"passed on", along=True)
+        await trio.sleep(limits.ALONG_SECONDS_MAX / 2)
+        assert not written
+        if not alone:
+            outbox.push(b", vote")
+    ((at, batch),) = written
+    expected = (1.0, b"passed on") if alone else (0.5, b"passed on, vote")
+    assert ((at - began) / limits.ALONG_SECONDS_MAX, batch) == (pytest.approx(expected[0]), expected[1])
+
+
 async def test_one_write_is_bounded_and_never_cuts_a_frame() -> None:
     outbox = Outbox()
     size = limits.SEND_BYTES // 2 - 1
