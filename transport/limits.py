@@ -106,12 +106,12 @@ BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
 BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum
 QUORUM_DIALS_MAX: Final = (
-    4  # at once to one member then: a try a second, each with time for three round trips of a slow path
+    8  # at once to one member then: a try every half second, each with time for three round trips of a slow path
 )
 QUORUM_DIAL_SECONDS_MAX: Final = (
     3.0  # for such a try; what is lost on the way is lost, and TCP would repeat it too late
 )
-QUORUM_DIALS_ALL_MAX: Final = 128  # such tries together: what a committee of 32 needs; larger ones take turns
+QUORUM_DIALS_ALL_MAX: Final = 128  # such tries together: what a committee of 16 needs; larger ones take turns
 BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise
 BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
 LASTING_SECONDS: Final = (
