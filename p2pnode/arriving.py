@@ -4,7 +4,7 @@ What it is: the resumable half of a fetch. Nothing is kept beside the file that 
 the file holds is hashed and compared, so a crash, a torn write or a damaged disk costs the leaves that it hit and nothing else.
 What it is not: the fetch (``transport.fetch``), or a blob that is whole (``blobs``).
 
-Rules for editing: methods block, but for ``take``, and are called off the event loop. No more than one request's leaves are in memory at once.
+Rules for editing: methods block, and are called off the event loop. No more than one request's leaves are in memory at once.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from p2pnode.files import FILES
 from transport import content
 from transport.content import Buffer
 from transport.limits import LEAF_BYTES
-from transport.machine import in_thread
 
 SUFFIX = ".arriving"
 
@@ -53,9 +52,12 @@ class Arriving:
                 if content.leaf_hash(file.read(content.leaf_length(index, self.length))) != wanted
             ]
 
-    async def take(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
+    def take(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
         """Write verified leaves (``transport.fetch.Sink``). Raises OSError."""
-        await in_thread(self._write, leaves)
+        files, descriptor = FILES.get(), self._descriptor
+        assert descriptor is not None
+        for first, run in runs(leaves):  # in one piece: a thread waits for the loop's after each call of the system
+            files.write(descriptor, b"".join(run), offset=first * LEAF_BYTES)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -66,12 +68,6 @@ class Arriving:
         """Once it was read, or is of no use."""
         self.close()
         FILES.get().remove(self.path)
-
-    def _write(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
-        files, descriptor = FILES.get(), self._descriptor
-        assert descriptor is not None
-        for first, run in runs(leaves):  # in one piece: a thread waits for the loop's after each call of the system
-            files.write(descriptor, b"".join(run), offset=first * LEAF_BYTES)
 
 
 def runs(leaves: Sequence[tuple[int, Buffer]]) -> list[tuple[int, list[Buffer]]]:

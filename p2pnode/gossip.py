@@ -8,6 +8,7 @@ What is heard is passed on as ``relay`` says. An announcement crosses a gap once
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 import trio
@@ -423,9 +424,9 @@ class Gossip:
 
         digest, length = blob.digest, blob.length
         try:
-            hashes = await self._swarm.fetch(digest, length, holders=order, sink=blob.take, leaves=())
-            missing = await in_thread(blob.missing, hashes)
-            await self._swarm.fetch(digest, length, holders=order, sink=blob.take, leaves=missing, hashes=hashes)
+            fetch = partial(self._swarm.fetch, digest, length, holders=order, sink=blob.take, blocking=True)
+            hashes = await fetch(leaves=())
+            await fetch(leaves=await in_thread(blob.missing, hashes), hashes=hashes)
         except transport.RequestFailed as problem:
             self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return False

@@ -5,12 +5,15 @@ that is slower than a modem, for as long as there is another to try. At the end,
 for are asked of a second holder, so nobody can stall a fetch by dripping the last of it. The first holder is asked for
 the leaf hashes and for leaves in the same breath, so a small blob takes one round trip.
 
+What is kept in memory is verified leaf by leaf as it comes. What goes into a file is verified in the thread that writes it,
+one request's leaves at a time: hashing takes as long as decrypting, and a large blob keeps two cores busy that way.
+
 Rule for editing: what is in memory at any moment is what a few holders were asked for, whatever the length of the blob.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,7 +29,7 @@ from transport.machine import in_thread
 from transport.transfer import FetchPlan, Range
 
 Leaves = list[tuple[int, Buffer]]
-Sink = Callable[[Leaves], Awaitable[None]]
+Sink = Callable[[Leaves], None]
 LIE = "lied: what it sent does not match the digest"
 SLOW = f"slower than {limits.HOLDER_BYTES_PER_SECOND_MIN // limits.KIB} KiB/s"
 
@@ -70,7 +73,10 @@ class _Source:
 
 
 class Fetch:
-    """One blob on its way. `lied` is called with the key of a holder that is proven to have lied."""
+    """One blob on its way. `lied` is called with the key of a holder that is proven to have lied.
+
+    `sink` gets verified leaves; where it is `blocking`, in a worker thread.
+    """
 
     def __init__(
         self,
@@ -78,12 +84,14 @@ class Fetch:
         *,
         holders: Callable[[], Sequence[Holder]],
         sink: Sink,
+        blocking: bool = False,
         lied: Callable[[PublicKey], None],
         log: Log,
     ) -> None:
         self._plan = plan
         self._holders = holders
         self._sink = sink
+        self._blocking = blocking
         self._lied = lied
         self._log = log
         self._failed: dict[PublicKey, str] = {}
@@ -227,9 +235,7 @@ class Fetch:
                 with source.holder.blobs.hashes(self._plan.digest, wanted, take) as expected:
                     await self._finish(source, expected)
         if not await in_thread(self._plan.accept_hashes, bytes(joined)):
-            source.failure = LIE
-            source.scope.cancel()
-            self._lied(source.holder.key)
+            self._caught(source)
         self._fire()
 
     # --- leaves -------------------------------------------------------------------------------------------------------
@@ -255,7 +261,7 @@ class Fetch:
                     self._fire()
 
     async def _leaves(self, source: _Source, wanted: Range) -> None:
-        """Ask for a range; each leaf is checked on arrival, and what is true goes to the sink."""
+        """Ask for a range; each leaf is checked, and what is true goes to the sink."""
         arrived: Leaves = []
         seen: set[int] = set()
 
@@ -267,7 +273,7 @@ class Fetch:
             seen.add(index)
             source.heard(leaf)
             if self._plan.is_missing(index):
-                if not self._plan.accept_leaf(index, leaf):
+                if not self._blocking and not self._plan.accept_leaf(index, leaf):
                     return LIE
                 arrived.append((index, leaf))
             return None
@@ -278,15 +284,37 @@ class Fetch:
                     await self._finish(source, expected)
         finally:
             if arrived:  # they count as held, also where the holder failed after them
-                await self._give(arrived)
+                await self._give(source, arrived)
 
-    async def _give(self, arrived: Leaves) -> None:
+    async def _give(self, source: _Source, arrived: Leaves) -> None:
         with trio.CancelScope(shield=True):
             try:
-                await self._sink(arrived)
+                if not self._blocking:
+                    self._sink(arrived)
+                elif not await self._check_and_write(arrived):
+                    self._caught(source)
             except Exception as error:  # a full disk, most likely: no holder's fault, and the end of this fetch
                 self._broken = error
                 self._fire()
+
+    async def _check_and_write(self, arrived: Leaves) -> bool:
+        """Whether all of them are true; those that are stand in the file then."""
+
+        def work() -> Leaves:
+            true = [(index, leaf) for index, leaf in arrived if self._plan.is_leaf(index, leaf)]
+            self._sink(true)
+            return true
+
+        true = await in_thread(work)
+        for index, _ in true:
+            self._plan.hold(index)
+        return len(true) == len(arrived)
+
+    def _caught(self, source: _Source) -> None:
+        """It lied: nothing more is asked of it."""
+        source.failure = source.failure or LIE
+        source.scope.cancel()
+        self._lied(source.holder.key)
 
     async def _finish(self, source: _Source, expected: Expected) -> None:
         """Wait for the answer, for as long as `_watch` lets us; a failure ends all of this holder's requests."""

@@ -115,7 +115,7 @@ class Spread:
         """Once is enough."""
         self._passed.add(index)
 
-    async def sink(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
+    def sink(self, leaves: Sequence[tuple[int, Buffer]]) -> None:
         """Verified leaves from elsewhere (`fetch.Sink`)."""
         for index, leaf in leaves:
             if not self.holds(index):

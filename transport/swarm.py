@@ -34,7 +34,7 @@ from transport.events import (
     Statistics,
     TwinSeen,
 )
-from transport.fetch import Fetch, Leaves, Sink
+from transport.fetch import Fetch, Sink
 from transport.handshake import Bye
 from transport.identity import Identity, PublicKey, short_id
 from transport.inbox import Inbox
@@ -181,12 +181,14 @@ class Swarm:
         *,
         holders: Callable[[], Sequence[bytes]],
         sink: Sink,
+        blocking: bool = False,
         leaves: Iterable[int] | None = None,
         hashes: Sequence[bytes] | None = None,
     ) -> Sequence[bytes]:
         """Get a blob, or some of its leaves, from whoever of `holders` is connected. Returns the hashes of all of its leaves.
 
-        `sink` gets every leaf once, verified, a few at a time and in any order. `holders` is asked again whenever somebody
+        `sink` gets every leaf, verified, a few at a time and in any order; where it is `blocking`, in a worker thread, and
+        the last ones perhaps twice. `holders` is asked again whenever somebody
         fails; `hashes`, where they are known, are not asked for. Raises RequestFailed once all have been tried.
         """
 
@@ -196,17 +198,14 @@ class Swarm:
             return [s for s in found if s is not None and not s.is_silent and not self._liars.holds(s.key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
-        await Fetch(plan, holders=connected, sink=sink, lied=self.lied, log=self.log).run()
+        await Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log).run()
         return plan.hashes or ()
 
     async def fetch_bytes(self, digest: bytes, length: int, *, holders: Callable[[], Sequence[bytes]]) -> bytes:
         """A whole blob, in memory: for what fits there easily. `length` is what the caller has a reason to believe. As `fetch`."""
         parts: dict[int, Buffer] = {}
 
-        async def sink(leaves: Leaves) -> None:
-            parts.update(leaves)
-
-        await self.fetch(digest, length, holders=holders, sink=sink)
+        await self.fetch(digest, length, holders=holders, sink=parts.update)
         return b"".join(parts[index] for index in sorted(parts))
 
     def lied(self, key: PublicKey) -> None:

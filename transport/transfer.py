@@ -105,13 +105,21 @@ class FetchPlan:
             indices = [i for i in range(wanted.first, wanted.first + wanted.count) if i in self._missing]
             self._ranges.extendleft(reversed(list(_ranges(indices))))
 
-    def accept_leaf(self, index: int, leaf: Buffer) -> bool:
-        """Whether it is the leaf of that index; then it counts as held."""
+    def is_leaf(self, index: int, leaf: Buffer) -> bool:
+        """Whether it is the leaf of that index. Changes nothing, so a worker thread may ask."""
         if self.hashes is None or not 0 <= index < self.leaf_count or len(leaf) != leaf_length(index, self.length):
             return False
-        if leaf_hash(leaf) != self.hashes[index]:
-            return False
+        return leaf_hash(leaf) == self.hashes[index]
+
+    def hold(self, index: int) -> None:
+        """It has come: it is missing no more."""
         self._missing.discard(index)
+
+    def accept_leaf(self, index: int, leaf: Buffer) -> bool:
+        """Whether it is the leaf of that index; then it counts as held."""
+        if not self.is_leaf(index, leaf):
+            return False
+        self.hold(index)
         return True
 
     def is_missing(self, index: int) -> bool:

@@ -22,7 +22,7 @@ class Target:
         self.data = bytearray(length)
         self.indices: list[int] = []
 
-    async def __call__(self, leaves: Leaves) -> None:
+    def __call__(self, leaves: Leaves) -> None:
         for index, leaf in leaves:
             self.data[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
             self.indices.append(index)
@@ -187,8 +187,8 @@ async def test_a_holder_that_dies_in_the_middle_is_replaced(net: Network) -> Non
     target = Target(len(data))
     holders = [dying.key]
 
-    async def sink(leaves: Leaves) -> None:
-        await target(leaves)
+    def sink(leaves: Leaves) -> None:
+        target(leaves)
         net.signal.fire()
 
     async def get() -> None:
@@ -228,7 +228,7 @@ async def test_a_cancelled_fetch_leaves_the_connection_usable(net: Network) -> N
     centre, holders = await star(net, source)
     with trio.CancelScope() as scope:
 
-        async def first_leaves(_: Leaves) -> None:
+        def first_leaves(_: Leaves) -> None:
             scope.cancel()
 
         await centre.swarm.fetch(digest_of(data), len(data), holders=lambda: [holders[0].key], sink=first_leaves)
@@ -244,9 +244,9 @@ async def test_votes_pass_while_bulk_flows(net: Network) -> None:
     leaves_before_votes: list[int] = []
     target = Target(len(data))
 
-    async def sink(leaves: Leaves) -> None:
+    def sink(leaves: Leaves) -> None:
         already = len(target.indices)
-        await target(leaves)
+        target(leaves)
         if already < 20 <= len(target.indices):
             for number in range(10):
                 holder.swarm.publish(holder.envelope(number).frame())

@@ -61,7 +61,7 @@ async def holders(*sources: BlobSource, kind: type[BlobServer] = BlobServer) -> 
 async def fetch(data: bytes, near: Sequence[Near]) -> bytes:
     target = bytearray(len(data))
 
-    async def sink(leaves: Leaves) -> None:
+    def sink(leaves: Leaves) -> None:
         for index, leaf in leaves:
             target[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
 
@@ -167,7 +167,7 @@ async def test_a_holder_that_closes_is_replaced_at_once(autojump_clock: trio.tes
 
 
 async def test_a_sink_that_fails_ends_the_fetch_with_its_own_error(autojump_clock: trio.testing.MockClock) -> None:
-    async def full(leaves: Leaves) -> None:
+    def full(leaves: Leaves) -> None:
         raise OSError("no space left")
 
     async with holders(Slow(DATA, 0.0), Slow(DATA, 0.0)) as near:

@@ -90,7 +90,7 @@ async def test_leaves_in_any_order_are_the_payload() -> None:
         assert b"".join(taken.encode()) == sent
     assert target.missing() == [2]
     assert not target.whole.is_set()
-    await target.sink([(2, split(DATA)[2])])
+    target.sink([(2, split(DATA)[2])])
     assert target.whole.is_set()
     assert target.data() == DATA
     assert target.missing() == []
