@@ -174,6 +174,17 @@ class TestQuorums:
 
 
 class TestLocks:
+    def test_a_quorum_of_prepares_locks_what_we_checked_and_commits_to_it(self, bench: Bench) -> None:
+        """The third PREPARE is our own; the lock is in the log with the COMMIT, before it is said."""
+        block = bench.block(1, 1)
+        assert not said(Commit, bench.accept(bench.proposal(1, 0, block), bench.prepare(1, 0, block)))
+        assert bench.engine.lock is None
+        effects = bench.step(bench.prepare(2, 0, block))
+        (vote,) = said(Commit, effects)
+        assert (vote.view, vote.block_hash) == (0, block.hash) and bench.engine.lock == (0, block.hash)
+        order = [type(effect) for effect in effects if isinstance(effect, Persist | Broadcast)]
+        assert order[-2:] == [Persist, Broadcast]
+
     def test_a_lock_refuses_a_fresh_block(self, bench: Bench) -> None:
         locked(bench)
         next_view(bench)
