@@ -74,7 +74,8 @@ class Connection:
         self._pings_sent = 0
         self._pinged_at = 0.0
         self._unanswered: dict[int, float] = {}  # number of a PING and when it was sent; of DEAD_SECONDS at most
-        self._heard = trio.Event()
+        self._answered = 0  # the highest number of a PING whose PONG has come
+        self._pong = trio.Event()
         self._bye_sent = False
         self._bye_received = False
 
@@ -85,12 +86,16 @@ class Connection:
         return since is not None and trio.current_time() - since >= limits.SILENT_SECONDS
 
     async def answers(self, seconds: float) -> bool:
-        """Whether anything comes from it within that time, now that it is asked."""
-        before = self._heard
+        """Whether it answers this very question within that time.
+
+        Anything else that comes proves nothing: the system may go on delivering what a process sent that has died since.
+        """
         self._ping()
+        asked = self._pings_sent
         with trio.move_on_after(seconds):
-            await before.wait()
-        return before.is_set()
+            while self._answered < asked:
+                await self._pong.wait()
+        return self._answered >= asked
 
     async def run(self, receive: Receive) -> None:
         """Until it ends; `reason` and `fault` say why. `receive` gets every frame but those of the connection's own."""
@@ -157,8 +162,6 @@ class Connection:
                 self.reason = self.reason or "the peer closed the connection"
                 return
             self._traffic.received += len(data)
-            self._heard.set()
-            self._heard = trio.Event()
             decoder.feed(data)
             self._traffic.received += _drain(self._stream, decoder)
 
@@ -222,6 +225,9 @@ class Connection:
         if sent_at is not None:
             self.rtt_seconds = trio.current_time() - sent_at
             self._unanswered = {later: at for later, at in self._unanswered.items() if later > number}
+            self._answered = number
+            self._pong.set()
+            self._pong = trio.Event()
 
     def _on_bye(self, body: bytes) -> bool:
         """Whether to stop reading."""

@@ -1,6 +1,7 @@
 """Whole nodes on loopback: connecting, finding one another, losing one another, and refusing strangers."""
 
 import socket
+from contextlib import suppress
 
 import pytest
 import trio
@@ -248,6 +249,25 @@ async def test_a_restart_that_nobody_noticed_is_a_new_peer(net: Network) -> None
     old = await Rogue.meet(alice, identity=twin)
     second = await net.node(alice, identity=twin)
     await net.until(lambda: alice.ups_and_downs(twin.public_key).startswith("+-+") and second.knows(alice))
+    await old.leave()
+
+
+async def test_what_a_dead_process_had_sent_does_not_keep_its_key_from_the_next(net: Network) -> None:
+    """The system goes on delivering, also after a partition, what was written before the end; nothing of it answers a question."""
+    alice, twin = await net.node(), Identity.generate()
+    old = await Rogue.meet(alice, identity=twin)
+
+    async def deliver_late() -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await old.send(encode_frame(0x80, b"written before the end"))
+                await trio.sleep(0.1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver_late)
+        second = await net.node(alice, identity=twin)
+        await net.until(lambda: alice.ups_and_downs(twin.public_key).startswith("+-+") and second.knows(alice))
+        nursery.cancel_scope.cancel()
     await old.leave()
 
 
