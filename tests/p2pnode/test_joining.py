@@ -1,11 +1,14 @@
 """Whole nodes: one that joins late and slowly, and what the others notice of it, which is nothing."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
 import trio
 
 from p2pnode.config import Config, Endpoint
 from p2pnode.gossip import Block, Gossip
 from p2pnode.node import Kit, Node
-from p2pnode.simulation.cluster import Cluster
+from p2pnode.simulation.cluster import Cluster, Member
 from p2pnode.simulation.whole import running, scratch, virtually
 from tests.p2pnode.little import identities, make_genesis, until
 from tests.p2pnode.test_node import NEWCOMER, height, living, make_home, make_node, ready
@@ -51,38 +54,72 @@ async def test_who_joins_slowly_holds_up_no_round(tmp_path):
                 await until(lambda: ready(slow) and height(slow) >= at + HEIGHTS)
 
 
-def test_the_rounds_of_the_others_are_as_quick_as_ever():
-    """In virtual time, so that it is the newcomer alone that could hold them up: four train, one waits five seconds for each page."""
+class FiveSecondsAPage(Gossip):
+    async def fetch_blocks(self, peer: bytes, first: int, count: int) -> tuple[list[Block], int]:
+        await trio.sleep(5.0)
+        return await super().fetch_blocks(peer, first, count)
 
-    class SlowGossip(Gossip):
-        async def fetch_blocks(self, peer: bytes, first: int, count: int) -> tuple[list[Block], int]:
-            await trio.sleep(5.0)
-            return await super().fetch_blocks(peer, first, count)
 
-    async def twenty(cluster: Cluster) -> float:
-        began, at = trio.current_time(), max(cluster.watch.blocks)
-        await cluster.reach(at + 20, members=cluster.members[:4], seconds=60)
-        return trio.current_time() - began
+async def twenty(cluster: Cluster, members: Sequence[Member]) -> float:
+    """Virtual seconds that twenty heights take these members."""
+    began, at = trio.current_time(), max(cluster.watch.blocks)
+    await cluster.reach(at + 20, members=members, seconds=120)
+    return trio.current_time() - began
 
-    async def scenario(cluster: Cluster) -> None:
-        *founders, newcomer = cluster.members
-        cluster.start(*founders)
-        await cluster.reach(2, members=founders, seconds=10)
-        alone = await twenty(cluster)
-        cluster.start(newcomer)
-        await cluster.until(
-            lambda: newcomer.node is not None and newcomer.node.catchup is not None, seconds=10, what="meets"
-        )
-        beside, at = await twenty(cluster), max(cluster.watch.blocks)
-        assert newcomer.height < at - 5, "it has not come so far in all that time"
-        assert beside < 1.5 * alone
-        assert {row["view"] for row in founders[0].node.store.rounds(20)} == {0}
-        await cluster.reach(at, members=[newcomer], seconds=120)
+
+def play(scenario: Callable[[Cluster], Awaitable[None]], **options: Any) -> None:
+    """In virtual time, so that it is the slow one alone that could hold the others up."""
 
     async def main() -> None:
-        cluster = Cluster(directory, seed=1, joiners=1, traitors={4: Kit(gossip=SlowGossip)})
+        cluster = Cluster(directory, seed=1, traitors={4: Kit(gossip=FiveSecondsAPage)}, **options)
         async with running(cluster):
             await scenario(cluster)
 
     with scratch() as directory:
         virtually(main, seed=1)
+
+
+def test_the_rounds_of_the_others_are_as_quick_as_ever():
+    """Four train, a newcomer waits five seconds for each page."""
+
+    async def scenario(cluster: Cluster) -> None:
+        *founders, newcomer = cluster.members
+        cluster.start(*founders)
+        await cluster.reach(2, members=founders, seconds=10)
+        alone = await twenty(cluster, founders)
+        cluster.start(newcomer)
+        await cluster.until(
+            lambda: newcomer.node is not None and newcomer.node.catchup is not None, seconds=10, what="meets"
+        )
+        beside, at = await twenty(cluster, founders), max(cluster.watch.blocks)
+        assert newcomer.height < at - 5, "it has not come so far in all that time"
+        assert beside < 1.5 * alone
+        assert {row["view"] for row in founders[0].node.store.rounds(20)} == {0}
+        await cluster.reach(at, members=[newcomer], seconds=120)
+
+    play(scenario, joiners=1)
+
+
+def test_a_member_that_was_away_holds_up_no_more_while_it_comes_back():
+    """Five members, one killed and started again: while it catches up, the others are no slower than without it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        *others, laggard = cluster.members
+        cluster.start(*cluster.members)
+        await cluster.reach(2, seconds=10)
+        await cluster.kill(laggard)
+        without = await twenty(cluster, others)
+        cluster.start(laggard)
+        await cluster.until(
+            lambda: laggard.node is not None and laggard.node.catchup is not None, seconds=20, what="starts"
+        )
+        beside, at = await twenty(cluster, others), max(cluster.watch.blocks)
+        assert laggard.height < at - 5, "it has not come so far in all that time"
+        assert beside < 1.2 * without
+        await cluster.reach(at, members=[laggard], seconds=120)
+        votes = max(cluster.watch.blocks) + 10
+        await cluster.reach(votes, seconds=60)
+        rows = others[0].node.store.rounds(5)
+        assert {row["view"] for row in rows} == {0}, "it takes its turn again"
+
+    play(scenario, founders=5)
