@@ -2,7 +2,7 @@
 
 ``python -m p2pnode.bench.quick [--empty] --home HOME [flags of start]``. Its trainer has as many pseudo-random values as the model, and
 compresses them each time like any update; so a round costs what the exchange, the agreement and the new model cost. With ``--empty`` it
-starts each height that it is told to train as soon as the one below is decided, with nothing to list: a round costs agreement alone.
+starts each height that it is told to train a moment after the one below is decided, with nothing to list: a round costs agreement alone.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from p2pnode.cli import launch, leave_at_once
 from p2pnode.config import load_config
 from p2pnode.offering import Offering
 from p2pnode.rounds import Parts, Rounds
+
+PAUSE_SECONDS = 0.05  # between empty heights: what the last one leaves to do, on few cores, is not part of the next
 
 
 class QuickTrainer(Trainer):
@@ -49,9 +51,6 @@ class QuickTrainer(Trainer):
 
     def save(self, path: Path) -> None:
         pass
-
-
-PAUSE_SECONDS = 0.05
 
 
 class EmptyHeights(Rounds):
