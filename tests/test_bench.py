@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
+from p2pnode.bench import link
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
 from p2pnode.bench.show import lag_text, round_text
 from p2pnode.bench.sync import text as sync_text
 from p2pnode.blocksync import decision_problem
+from p2pnode.errors import UserError
 from p2pnode.gossip import read_page
 from p2pnode.store import Store
 from p2pnode.timings import PARTS
@@ -107,6 +109,9 @@ def test_a_joiners_figures_are_told_in_pairs(mbit):
 def test_a_link_that_carries_nothing_is_refused_in_one_line():
     process = subprocess.run([*SYNC, "--mbit", "0"], capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert process.returncode != 0 and process.stderr == "error: --mbit 0: a link carries at least 1 Mbit/s\n"
+
+    with pytest.raises(UserError, match="carries at least 1 Mbit/s"):
+        link.shape(-1, [])
 
 
 def namespaces_are_allowed():
