@@ -10,7 +10,8 @@ What a driver owes the engine:
  2. Step one event at a time, and carry out the effects of one step strictly in order before the next step. Answers
     (BlockBuilt, BlockChecked, BlockReceived) may come in any later step, or never; never from inside a step.
  3. `Persist` is durable (fdatasync) before the next effect that is not a Persist is carried out. If the disk refuses, stop
-    voting: crash, never retry and go on.
+    voting: never retry. Drop all effects of that step, and this engine, for it has counted votes of its own that nobody may
+    see: crash, or follow with a new one whose `me` is None.
  4. Keep every record of undecided heights and hand them back at start, in order. Records of decided heights may be pruned.
     If the log is lost while the key lives on, start with `me=None` until two heights beyond the highest seen are decided.
  5. One engine per key, ever. `KeyElsewhere` says that there is another: this one signs nothing any more, and neither may the

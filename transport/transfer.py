@@ -1,8 +1,8 @@
 """The plan of one fetch: which leaves are missing, who is asked for which, and whether what came is true.
 
-Sans-IO. First the leaf hashes, checked as a whole against the digest, then leaves in ranges, each checked on arrival,
-so a lie is found at the first leaf and costs the time of one. At the end a range that somebody keeps us waiting for is asked of a second holder. Not
-here: sockets, timeouts, the choice of holders (fetch.py).
+Sans-IO. First the leaf hashes, checked as a whole against the digest, then leaves in ranges, each checked by itself,
+so a lie is found at the first leaf, or with its range, and costs the time of that. At the end a range that somebody
+keeps us waiting for is asked of a second holder. Not here: sockets, timeouts, the choice of holders (fetch.py).
 """
 
 from __future__ import annotations

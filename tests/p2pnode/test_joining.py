@@ -67,6 +67,17 @@ async def twenty(cluster: Cluster, members: Sequence[Member]) -> float:
     return trio.current_time() - began
 
 
+async def twenty_beside(cluster: Cluster, members: Sequence[Member], slow: Member) -> tuple[float, set[int]]:
+    """The same while another starts and catches up, which takes it longer; it comes there in the end."""
+    cluster.start(slow)
+    await cluster.until(lambda: slow.node is not None and slow.node.catchup is not None, seconds=20, what="meets")
+    seconds, at = await twenty(cluster, members), max(cluster.watch.blocks)
+    assert slow.height < at - 5, "it has not come so far in all that time"
+    views = {row["view"] for row in members[0].node.store.rounds(20)}
+    await cluster.reach(at, members=[slow], seconds=120)
+    return seconds, views
+
+
 def play(scenario: Callable[[Cluster], Awaitable[None]], **options: Any) -> None:
     """In virtual time, so that it is the slow one alone that could hold the others up."""
 
@@ -87,15 +98,8 @@ def test_the_rounds_of_the_others_are_as_quick_as_ever():
         cluster.start(*founders)
         await cluster.reach(2, members=founders, seconds=10)
         alone = await twenty(cluster, founders)
-        cluster.start(newcomer)
-        await cluster.until(
-            lambda: newcomer.node is not None and newcomer.node.catchup is not None, seconds=10, what="meets"
-        )
-        beside, at = await twenty(cluster, founders), max(cluster.watch.blocks)
-        assert newcomer.height < at - 5, "it has not come so far in all that time"
-        assert beside < 1.5 * alone
-        assert {row["view"] for row in founders[0].node.store.rounds(20)} == {0}
-        await cluster.reach(at, members=[newcomer], seconds=120)
+        beside, views = await twenty_beside(cluster, founders, newcomer)
+        assert beside < 1.5 * alone and views == {0}
 
     play(scenario, joiners=1)
 
@@ -109,17 +113,9 @@ def test_a_member_that_was_away_holds_up_no_more_while_it_comes_back():
         await cluster.reach(2, seconds=10)
         await cluster.kill(laggard)
         without = await twenty(cluster, others)
-        cluster.start(laggard)
-        await cluster.until(
-            lambda: laggard.node is not None and laggard.node.catchup is not None, seconds=20, what="starts"
-        )
-        beside, at = await twenty(cluster, others), max(cluster.watch.blocks)
-        assert laggard.height < at - 5, "it has not come so far in all that time"
+        beside, _ = await twenty_beside(cluster, others, laggard)
         assert beside < 1.2 * without
-        await cluster.reach(at, members=[laggard], seconds=120)
-        votes = max(cluster.watch.blocks) + 10
-        await cluster.reach(votes, seconds=60)
-        rows = others[0].node.store.rounds(5)
-        assert {row["view"] for row in rows} == {0}, "it takes its turn again"
+        await cluster.reach(max(cluster.watch.blocks) + 10, seconds=60)
+        assert {row["view"] for row in others[0].node.store.rounds(5)} == {0}, "it takes its turn again"
 
     play(scenario, founders=5)
