@@ -26,14 +26,16 @@ class Housekeeping:
         self._store = store
         self._blobs = blobs
         self._leftovers = blobs.listed() - kept  # what stands here from an earlier run, wanted or orphaned
+        self._listed: dict[int, frozenset[bytes]] = {}  # of heights whose payloads are kept
         self.swept: int | None = None
 
-    def keep_snapshot(self, height: int, root: bytes, replica: Replica) -> bool:
-        """Write the model where its height is due for it. Returns whether it was."""
-        due = height % SNAPSHOT_INTERVAL == 0
-        if due:
-            self._blobs.put_snapshot(height, root, replica, keep=SNAPSHOTS_KEPT)
-        return due
+    @staticmethod
+    def is_due(height: int) -> bool:
+        """Whether the model of this height is to be written."""
+        return height % SNAPSHOT_INTERVAL == 0
+
+    def keep_snapshot(self, height: int, root: bytes, replica: Replica) -> None:
+        self._blobs.put_snapshot(height, root, replica, keep=SNAPSHOTS_KEPT)
 
     def sweep(
         self, tip: int, unlisted: Iterable[bytes] = (), *, is_open: Callable[[bytes], bool] = lambda _: False
@@ -49,6 +51,7 @@ class Housekeeping:
             going |= self._named(self.swept + 1, oldest_kept - 1)
         self.swept = max(0, oldest_kept - 1)
         self._leftovers = set()
+        self._listed = {height: digests for height, digests in self._listed.items() if oldest_kept <= height <= tip}
         for digest in going - kept:
             if not is_open(digest):
                 self._blobs.drop(digest)
@@ -57,10 +60,16 @@ class Housekeeping:
         """The payloads that the blocks of these heights list."""
         digests: set[bytes] = set()
         while first <= last:
-            rows = self._store.block_rows(first, min(BLOCKS_PER_REQUEST_MAX, last - first + 1))
-            if not rows:
+            if first not in self._listed and not self._read(first, min(BLOCKS_PER_REQUEST_MAX, last - first + 1)):
                 break
-            for encoded, _ in rows:
-                digests |= {c.payload_digest for c in consensus.Block.decode(encoded).contributions}
-            first += len(rows)
+            digests |= self._listed[first]
+            first += 1
         return digests
+
+    def _read(self, first: int, count: int) -> bool:
+        """Whether there is a block of the first of these heights."""
+        rows = self._store.block_rows(first, count)
+        for height, (encoded, _) in enumerate(rows, start=first):
+            contributions = consensus.Block.decode(encoded).contributions
+            self._listed[height] = frozenset(contribution.payload_digest for contribution in contributions)
+        return bool(rows)

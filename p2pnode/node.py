@@ -79,7 +79,9 @@ class Kit:
 def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
     """Run a node in this process until it is stopped. The caller holds the home's lock and has set up logging."""
     node = Node(home, config, kit=kit or Kit())
-    # What stands then stays: to look through all of torch for garbage would stop the loop for a tenth of a second.
+    # What stands then stays: to look through all of torch for garbage would stop the loop for a tenth of a second. A height makes
+    # thousands of objects and next to no cycles, so the usual threshold of 700 looks for them ten times in vain.
+    gc.set_threshold(10_000)
     node.on_ready = gc.freeze
     return trio.run(node.main)
 

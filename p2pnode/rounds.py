@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -378,20 +379,22 @@ class Rounds:
         round_ = self.timings.decided(block, certificate, self.driver.counters.times, me=self.parts.me)
         round_ |= changes(self.state.membership, state.membership, block)
         await in_thread(partial(self.parts.store.put_block, block, certificate, round_, durable=False))
-        self._fetching.start_soon(self._keep, block.height)
         replica = await self._reproduce(block)
         if replica is None:
             return  # catch-up was quicker than the payloads
         # Threads end their work before we leave; then nothing may be started any more.
         await trio.lowlevel.checkpoint_if_cancelled()
-        round_ = self.timings.applied(round_)
-        self._fetching.start_soon(in_thread, self.parts.store.amend_round, block.height, round_)
+        self._fetching.start_soon(self._keep, block.height, self.timings.applied(round_))
         if self.state.height < block.height:  # catch-up may have been quicker while we waited
             self._close(block)
             self._become(Position(state, replica, following(self.recent, block)))
 
-    async def _keep(self, height: int) -> None:
-        await in_thread(self.parts.store.make_durable)
+    async def _keep(self, height: int, round_: dict[str, Any]) -> None:
+        def keep() -> None:
+            self.parts.store.amend_round(height, round_)
+            self.parts.store.make_durable()
+
+        await in_thread(keep)
         self.driver.kept(height)
 
     async def _reproduce(self, block: consensus.Block) -> Replica | None:
@@ -460,8 +463,8 @@ class Rounds:
     async def _keep_house(self, position: Position, closed: Pool) -> None:
         """What a height leaves on disk, and what goes: see ``housekeeping``."""
         state, parts = position.state, self.parts
-        snapshot = partial(self._house.keep_snapshot, state.height, state.model_root, position.replica)
-        if await in_thread(snapshot):
+        if self._house.is_due(state.height):
+            await in_thread(self._house.keep_snapshot, state.height, state.model_root, position.replica)
             await parts.worker.run(partial(parts.trainer.save, parts.trainer_file))
         held = [entry.contribution.payload_digest for entry in closed.held()]
 

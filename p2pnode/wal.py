@@ -19,6 +19,7 @@ caller must not vote on what is left.
 
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ SECTOR_BYTES = 512  # what disks write whole, or at worst from the front
 RECORD_BYTES_MAX = 4 << 20  # a proposal with its block and certificate stays below 1 MiB at 256 members
 STEP_BYTES = 256 << 10  # thirty heights of four nodes; the file grows by so many zeros at a time
 PRUNE_BYTES = 1 << 20  # rewriting costs three flushes, so it waits until the file is worth it
+QUICK_SECONDS = 0.002  # a thread and back takes about as long where all cores have work
 BEGUN_SUFFIX = ".begun"  # of the marker beside the log: there has been one
 
 _FAMILY = b"p2pnode-votes-"
@@ -63,7 +65,7 @@ class Recovered:
 
 
 class VoteLog:
-    """An open vote log. Methods block; the caller runs them off the event loop, from any thread.
+    """An open vote log. Methods block; the caller runs them off the event loop, from any thread (``append`` on it, where ``is_quick``).
 
     ``anew`` replaces whatever the file holds, in one step: a log that was lost must not look like a good one for a moment. A damaged
     file is kept beside.
@@ -74,6 +76,9 @@ class VoteLog:
         self._files = FILES.get()
         self._failed: str | None = None
         self._lock = threading.Lock()
+        self._append_seconds = (
+            5 * QUICK_SECONDS
+        )  # on average, lately; slow until a dozen of appends have shown otherwise
         content = _content(self._files, path)
         self.recovered, self._appends, self._end = _read(content, lost=_marked(self._files, path))
         whole = self.recovered.damage is None and not self.recovered.torn_bytes
@@ -97,6 +102,7 @@ class VoteLog:
             return
         with self._lock:
             self._check_usable()
+            began = time.perf_counter()
             data = b"".join(_sectors(self._appends + 1, records))
             try:
                 if self._end + len(data) > self._size:
@@ -107,6 +113,12 @@ class VoteLog:
                 self._fail("writing", problem)
             self._appends += 1
             self._end += len(data)
+            self._append_seconds += (time.perf_counter() - began - self._append_seconds) / 8
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether an append takes so little here that it may be done on the event loop, and nobody else writes now. Does not block."""
+        return self._append_seconds < QUICK_SECONDS and not self._lock.locked()
 
     @property
     def needs_care(self) -> bool:

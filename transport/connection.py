@@ -6,11 +6,11 @@ but a bug of ours leaves `run` as an exception. Every wait has a deadline or is 
 
 from __future__ import annotations
 
-import ssl
+import math
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -23,6 +23,7 @@ from transport.handshake import Bye, Peer, decode_bye, encode_bye
 from transport.identity import PublicKey, short_id
 from transport.outbox import Outbox
 from transport.ratelimit import TokenBucket
+from transport.tls_stream import TlsStream
 
 _NONCE: Final = struct.Struct(">Q")
 Receive = Callable[[int, bytes], Awaitable[None]]
@@ -43,7 +44,7 @@ class Shaken:
     `suspected` names the connection to this peer that our HELLO called dead, `said.suspected` the one that its HELLO did.
     """
 
-    stream: trio.SSLStream[trio.abc.Stream]
+    stream: TlsStream
     decoder: FrameDecoder
     key: PublicKey
     leaf_hash: bytes
@@ -71,6 +72,7 @@ class Connection:
             per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
         )
         self._waiting_since: float | None = None
+        self._sending_since: float | None = None
         self._pings_sent = 0
         self._pinged_at = 0.0
         self._unanswered: dict[int, float] = {}  # number of a PING and when it was sent; of DEAD_SECONDS at most
@@ -132,9 +134,6 @@ class Connection:
         except Malformed as error:
             self.fault = self.fault or RemoteFault(self.name, str(error))
             self.abort(str(error))
-        except trio.TooSlowError:
-            self.fault = self.fault or RemoteFault(self.name, "it does not read what it is sent")
-            self.abort("it does not read what it is sent")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.abort("connection lost")
         self._scope.cancel()
@@ -156,14 +155,12 @@ class Connection:
                     case _:
                         await receive(kind, body)
             self._waiting_since = trio.current_time()
-            data = await self._stream.receive_some(limits.RECORD_BYTES)
+            count = await self._stream.receive_into(decoder)
             self._waiting_since = None
-            if not data:
+            if not count:
                 self.reason = self.reason or "the peer closed the connection"
                 return
-            self._traffic.received += len(data)
-            decoder.feed(data)
-            self._traffic.received += _drain(self._stream, decoder)
+            self._traffic.received += count
 
     async def _throttle(self) -> None:
         """A peer that pushes faster than its share is read more slowly; it is not punished."""
@@ -184,12 +181,16 @@ class Connection:
             await trio.sleep_forever()  # the reader ends it at the peer's BYE, or the deadline does
 
     async def _send(self, data: bytes) -> None:
-        with trio.fail_after(limits.SEND_SECONDS_MAX):
-            await self._stream.send_all(data)
+        self._sending_since = trio.current_time()
+        await self._stream.send_all(data)
+        self._sending_since = None
         self._traffic.sent += len(data)
 
     async def _keep_alive(self) -> None:
-        """PING now and then, which measures; and sooner where nothing comes, which shows whether anything can."""
+        """PING now and then, which measures; and sooner where nothing comes, which shows whether anything can.
+
+        It also looks after the writer: a write takes SEND_SECONDS_MAX at most (the next one began later than the last look).
+        """
         self._ping()
         while True:
             now = trio.current_time()
@@ -199,11 +200,14 @@ class Connection:
             )  # the sum itself is slept for and compared: a difference rounds otherwise
             if now >= dead_at:
                 raise RemoteFault(self.name, f"nothing heard for {limits.DEAD_SECONDS:.0f} s")
+            stuck_at = math.inf if self._sending_since is None else self._sending_since + limits.SEND_SECONDS_MAX
+            if now >= stuck_at:
+                raise RemoteFault(self.name, "it does not read what it is sent")
             ping_at = self._ping_at(waiting_since)
             if now >= ping_at:
                 self._ping()
                 ping_at = self._ping_at(waiting_since)
-            await trio.sleep_until(min(ping_at, dead_at))
+            await trio.sleep_until(min(ping_at, dead_at, stuck_at))
 
     def _ping_at(self, waiting_since: float) -> float:
         quiet_at = max(waiting_since, self._pinged_at) + limits.QUIET_SECONDS
@@ -238,24 +242,3 @@ class Connection:
         self._bye_received = True
         self.retire()
         return self._bye_sent
-
-
-def _drain(stream: Any, decoder: FrameDecoder) -> int:
-    """Take what has arrived beyond the record that `receive_some` gave; returns how much.
-
-    It hands on one record at a time, and the way through the event loop costs more than the decryption. The end of the
-    stream is left for the next `receive_some` to meet.
-    """
-    read, size = stream._ssl_object.read, 0
-    while size < limits.READ_BYTES:
-        try:
-            count = read(limits.RECORD_BYTES, decoder.room())
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            break
-        except ssl.SSLError as error:
-            raise trio.BrokenResourceError from error
-        if not count:
-            break
-        decoder.put(count)
-        size += count
-    return size

@@ -27,8 +27,7 @@ from transport.machine import random_bytes
 from transport.peerbook import PeerRecord
 from transport.statement import ChainId
 from transport.tls import TlsIdentity, TlsPeer, peer_of
-
-TlsStream = trio.SSLStream[trio.abc.Stream]
+from transport.tls_stream import TlsStream
 
 
 class DialError(Exception):
@@ -79,7 +78,7 @@ class Introduction:
 async def establish(tcp: trio.abc.Stream, intro: Introduction, *, is_client: bool) -> Shaken:
     """Raises DialError, having closed the stream; cancelled, it closes it too."""
     context = intro.tls.client if is_client else intro.tls.server
-    stream: TlsStream = trio.SSLStream(_Wide(tcp), context, server_side=not is_client, https_compatible=True)
+    stream = TlsStream(tcp, context, server_side=not is_client)
     try:
         remote = await _tls(stream, intro)
         with _deadline(f"{short_id(remote.key)}@{intro.remote}", limits.HELLO_SECONDS_MAX, "HELLO", key=remote.key):
@@ -97,7 +96,7 @@ async def _tls(stream: TlsStream, intro: Introduction) -> TlsPeer:
     except trio.BrokenResourceError as error:
         raise DialError(name, *_tls_failure(error.__cause__)) from None
     try:
-        remote = peer_of(stream)
+        remote = peer_of(stream.tls)
     except Malformed as error:
         raise DialError(name, DialFailure.BAD_CERTIFICATE, str(error)) from None
     if intro.expected is not None and remote.key != intro.expected:
@@ -161,7 +160,7 @@ async def _converse(stream: TlsStream, handshake: Handshake, decoder: FrameDecod
         data = await stream.receive_some(limits.HELLO_BYTES_MAX)
         if not data:
             raise trio.BrokenResourceError
-        decoder.feed(bytes(data))
+        decoder.feed(data)
 
 
 async def _say_bye(stream: TlsStream, refused: Refused) -> None:
@@ -215,22 +214,3 @@ def _tls_failure(cause: BaseException | None) -> tuple[DialFailure, str]:
             return DialFailure.BAD_CERTIFICATE, f"no TLS 1.3 with it: {what}"
         case _:
             return DialFailure.CLOSED, "it closed the connection during TLS"
-
-
-class _Wide(trio.abc.Stream):
-    """The same stream, read from in larger pieces: TLS leaves the size open, and trio's own choice costs four turns of the loop."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(limits.READ_BYTES if max_bytes is None else max_bytes)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()

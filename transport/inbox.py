@@ -62,15 +62,13 @@ class Inbox:
 
     async def receive(self) -> SwarmEvent:
         """Like receive_nowait, but waits. Cancelled, it has taken nothing."""
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._turns:
+            await trio.lowlevel.checkpoint()
         while True:
             try:
-                event = self.receive_nowait()
+                return self.receive_nowait()
             except trio.WouldBlock:
                 await self._takers.park()
-            else:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return event
 
     def __aiter__(self) -> Inbox:
         return self

@@ -90,6 +90,8 @@ class Outbox:
         elif due > trio.current_time():
             with trio.move_on_at(due):
                 await self._writers.park()
+        else:
+            await trio.lowlevel.checkpoint()  # a write need not be one
 
     def wake(self) -> None:
         """Make writers look again: one of them was told to stop."""

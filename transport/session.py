@@ -74,7 +74,10 @@ class Session:
     @property
     def active(self) -> Connection | None:
         """The connection that is written to."""
-        return next((c for c in reversed(self.connections) if not c.is_retired), None)
+        for connection in reversed(self.connections):
+            if not connection.is_retired:
+                return connection
+        return None
 
     @property
     def is_silent(self) -> bool:

@@ -16,9 +16,12 @@ from transport.dialing import DialFailure
 from transport.errors import UserError
 from transport.establish import DialError
 from transport.machine import MACHINE
+from transport.tcp import TcpListener, TcpStream
+
+Socket = socket.socket | trio.socket.SocketType
 
 
-async def listen(wanted: Address, *, fallback: bool) -> list[trio.SocketListener]:
+async def listen(wanted: Address, *, fallback: bool) -> list[TcpListener]:
     """Listeners at that address; with `fallback`, at the next free port if it is taken. Raises UserError."""
     tries = limits.PORTS_TRIED_MAX if fallback and wanted.port else 0
     for port in range(wanted.port, min(wanted.port + tries, 65535) + 1):
@@ -34,7 +37,7 @@ async def listen(wanted: Address, *, fallback: bool) -> list[trio.SocketListener
     raise UserError(f"cannot listen on {wanted}: no port is free", "choose another with --listen HOST:PORT")
 
 
-async def connect(address: Address) -> trio.SocketStream:
+async def connect(address: Address) -> TcpStream:
     """Raises DialError with the class of what went wrong."""
     name = str(address)
     try:
@@ -48,12 +51,12 @@ async def connect(address: Address) -> trio.SocketStream:
         raise DialError(name, DialFailure.UNREACHABLE, "not a name that can be looked up") from None
 
 
-def name_of(its: trio.socket.SocketType) -> Address:
+def name_of(its: Socket) -> Address:
     """This end of a socket."""
     return _address(its.getsockname())
 
 
-def peer_of(its: trio.socket.SocketType) -> Address | None:
+def peer_of(its: Socket) -> Address | None:
     """The other end, or None where it has gone already."""
     try:
         return _address(its.getpeername())

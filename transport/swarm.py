@@ -44,6 +44,7 @@ from transport.peerbook import PeerBook, PeerRecord
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.statement import ChainId
+from transport.tcp import TcpListener, TcpStream
 from transport.tls import TlsPeer, tls_identity
 from transport.transfer import FetchPlan
 
@@ -234,7 +235,7 @@ class Swarm:
 
     def live(self) -> frozenset[PublicKey]:
         """Peers that are connected and not silent."""
-        return frozenset(s.key for s in self._sessions.values() if s.active is not None and not s.is_silent)
+        return frozenset(s.key for s in self._sessions.values() if (active := s.active) and not active.is_silent)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -252,7 +253,7 @@ class Swarm:
 
         Raises UserError where it cannot listen.
         """
-        listeners: list[trio.SocketListener] = []
+        listeners: list[TcpListener] = []
         if self._listen is not None:
             listeners = await sockets.listen(self._listen, fallback=self._listen_fallback)
             self.bound = replace(self._listen, port=sockets.name_of(listeners[0].socket).port)
@@ -279,7 +280,7 @@ class Swarm:
 
     # --- Connections ------------------------------------------------------------------------------------------------
 
-    async def _incoming(self, tcp: trio.SocketStream) -> None:
+    async def _incoming(self, tcp: TcpStream) -> None:
         """One connection that somebody made to us, from accept to end."""
         remote = sockets.peer_of(tcp.socket)
         if remote is None:
@@ -293,7 +294,7 @@ class Swarm:
             self.inbox.put_nowait(_OURS, ReachabilityChanged(True))
         await self._live(shaken)
 
-    async def _let_in(self, tcp: trio.SocketStream, remote: Address) -> Shaken | None:
+    async def _let_in(self, tcp: TcpStream, remote: Address) -> Shaken | None:
         """The handshakes of a connection that was made to us, while it has a place at the door."""
         with trio.CancelScope() as scope:
             if not self._doorway.enter(remote, scope, trio.current_time()):
@@ -404,7 +405,7 @@ class Swarm:
         self._dial_changed.set()
 
     async def _establish(
-        self, tcp: trio.SocketStream, remote: Address, *, expected: PublicKey | None, is_client: bool
+        self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool
     ) -> Shaken:
         """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
         try:

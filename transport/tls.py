@@ -68,7 +68,7 @@ def tls_identity(identity: Identity) -> TlsIdentity:
 
 
 def peer_of(tls: Any) -> TlsPeer:
-    """The node at the other end of a handshaken `ssl.SSLObject` (or trio.SSLStream); raises Malformed.
+    """The node at the other end of a handshaken `ssl.SSLObject`; raises Malformed.
 
     Exactly one leaf, of bounded size, with the identity extension over its own public key. OpenSSL sends the authority
     along, because it finds it in the store; nothing else may follow the leaf.
@@ -182,8 +182,7 @@ def _chain(tls: Any) -> list[bytes]:
     """What the other end sent, as DER. Public only from Python 3.13 on; 3.11 and 3.12 have it one level down."""
     if hasattr(ssl.SSLObject, "get_unverified_chain"):
         return list(tls.get_unverified_chain())
-    ssl_object = getattr(tls, "_ssl_object", tls)
-    chain = ssl_object._sslobj.get_unverified_chain() or ()
+    chain = tls._sslobj.get_unverified_chain() or ()
     return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain]
 
 

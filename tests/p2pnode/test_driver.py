@@ -1,5 +1,6 @@
 """The loop around the engine: a real engine, a real vote log, and a voice that only remembers what it was told to say."""
 
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -168,6 +169,23 @@ async def test_every_vote_is_in_the_log_before_it_is_said(alone):
     kinds = [type(thing).__name__ for what, thing in alone.events if what == "broadcast"]
     assert kinds == ["Proposal", "Prepare", "Commit"]
     assert not [thing for what, thing in alone.events if what == "unlogged"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+async def test_a_slow_disk_is_waited_for_in_a_thread(alone, monkeypatch, quick):
+    threads = set()
+    append = VoteLog.append
+
+    def noted(self, *records):
+        threads.add(threading.get_ident())
+        append(self, *records)
+
+    monkeypatch.setattr(VoteLog, "append", noted)
+    monkeypatch.setattr(VoteLog, "is_quick", property(lambda _: quick))
+    async with running(alone):
+        alone.driver.deliver(consensus.StartHeight(1))
+        await until(lambda: alone.decided_heights)
+    assert (threading.get_ident() in threads) is quick
 
 
 async def test_payloads_are_durable_before_their_commit_is_even_logged(alone):

@@ -336,3 +336,32 @@ def test_a_closed_log_writes_nowhere(path):
     log.close()
     with pytest.raises(VoteLogFault, match="closed"):
         log.append(b"late")
+
+
+def test_a_log_is_quick_while_its_disk_is(path, monkeypatch):
+    """The clock is ours: a flush takes as long as the test says."""
+    now, flush_seconds = [0.0], [0.0003]
+
+    def sync_data(self, descriptor):
+        now[0] += flush_seconds[0]
+
+    monkeypatch.setattr(wal.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(wal.Files, "sync_data", sync_data)
+    log = VoteLog(path)
+
+    def after(count):
+        for _ in range(count):
+            log.append(b"vote")
+        return log.is_quick
+
+    assert not log.is_quick, "nobody knows yet"
+    assert not after(5)
+    assert after(10)
+    with log._lock:
+        assert not log.is_quick, "a rewriting takes longer than any flush"
+    flush_seconds[0] = 0.03
+    assert not after(1), "one slow flush is enough"
+    flush_seconds[0] = 0.0003
+    assert not after(2)
+    assert after(12)
+    log.close()
