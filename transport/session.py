@@ -22,13 +22,13 @@ from transport.content import Buffer
 from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo, TwinSeen
+from transport.exchange import Exchange
 from transport.framing import APPLICATION_KIND_MIN, Kind
 from transport.identity import node_id, short_id
 from transport.inbox import Inbox
 from transport.log import Log
 from transport.machine import in_thread
 from transport.outbox import Outbox
-from transport.peerbook import PeerRecord
 from transport.pex import PexExchange, encode_response
 from transport.requests import RequestHandler, Requests
 from transport.statement import ChainId
@@ -43,11 +43,10 @@ class Host(Protocol):
     log: Log
     blobs: BlobSource
     handler: RequestHandler
+    exchange: Exchange
 
     @property
     def chain_id(self) -> ChainId | None: ...
-    def records_for(self, session: Session, count: int) -> list[PeerRecord]: ...
-    def learn(self, session: Session, records: Sequence[PeerRecord]) -> None: ...
 
 
 class Session:
@@ -167,9 +166,9 @@ class Session:
                 self.ask_for_peers()
             case Kind.PEX_REQUEST:
                 nonce, count = self.pex.on_request(body, trio.current_time())
-                self.outbox.push(encode_response(nonce, self._host.records_for(self, count)))
+                self.outbox.push(encode_response(nonce, self._host.exchange.records_for(self, count)))
             case Kind.PEX_RESPONSE:
-                self._host.learn(self, self.pex.on_response(body))
+                self._host.exchange.learn(self, self.pex.on_response(body))
                 if self.pex.wants_more:
                     self.ask_for_peers()
             case _ if kind >= APPLICATION_KIND_MIN:

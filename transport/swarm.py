@@ -1,8 +1,8 @@
 """All peers together: listening, dialing, admission, duplicates, and the node's calls.
 
 Read `run` first. Every connection lives in a task of its own that catches what goes wrong with it: one peer's failure
-never reaches another's. Decisions that need no socket are elsewhere: dialing.py (whom and when), peerbook.py and
-pex.py (who is out there), handshake.py, session.py (what a frame does), transfer.py and fetch.py (blobs).
+never reaches another's. Elsewhere: dialer.py and dialing.py (whom and when), exchange.py, pex.py and peerbook.py (who is out
+there), handshake.py, session.py (what a frame does), transfer.py and fetch.py (blobs).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from random import Random
 import trio
 
 from transport import limits, sockets
-from transport.address import Address, Scope, may_hear
+from transport.address import Address, Scope
 from transport.admission import Admission, Doorway
 from transport.ban import Ban
 from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
 from transport.content import Buffer
-from transport.dialing import DialFailure, DialPlan, Target
+from transport.dialer import Dialer
+from transport.dialing import DialFailure, DialPlan
 from transport.envelope import SeenCache
-from transport.errors import Malformed, RemoteFault, RequestFailed
+from transport.errors import RequestFailed
 from transport.establish import DialError, Introduction, establish
 from transport.events import (
-    BootstrapFailed,
     PeerConnected,
     PeerDisconnected,
     PeerInfo,
@@ -34,13 +34,14 @@ from transport.events import (
     Statistics,
     TwinSeen,
 )
+from transport.exchange import Exchange
 from transport.fetch import Fetch, Sink
 from transport.handshake import Bye
 from transport.identity import Identity, PublicKey, short_id
 from transport.inbox import Inbox
 from transport.log import Log
-from transport.machine import random_bytes, unix_seconds
-from transport.peerbook import PeerBook, PeerRecord
+from transport.machine import random_bytes
+from transport.peerbook import PeerBook
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.statement import ChainId
@@ -79,24 +80,20 @@ class Swarm:
         self.bound: Address | None = None
         self._listen = listen
         self._listen_fallback = listen_fallback
-        self._announce = announce
         self._bootstrap = tuple(bootstrap)
         self._chain_id = None if chain_id is None else ChainId(chain_id)
         self._tls = tls_identity(identity)
-        self._plan = DialPlan(identity.public_key, self.rng)
         self._sessions: dict[PublicKey, Session] = {}
+        self.dialer = Dialer(DialPlan(identity.public_key, self.rng), book, self)
+        self.exchange = Exchange(book=book, dialer=self.dialer, sessions=self._sessions, announce=announce, host=self)
         own = TlsPeer(identity.public_key, self._tls.leaf_hash)
         self._admission = Admission(own=own, sessions=self._sessions, on_twin=self._met_twin)
         self._doorway = Doorway()
         self._liars = Ban()
         self._has_quorum = False
-        self._own_records: dict[Address, PeerRecord] = {}
-        self._bootstrap_state: dict[Address, DialFailure | None] = {}
         self._is_reachable = False
         self._refused = 0
         self._traffic = Traffic()
-        self._dial_changed = trio.Event()
-        self._has_news = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     # --- The node's calls -------------------------------------------------------------------------------------------
@@ -113,8 +110,7 @@ class Swarm:
     def pin(self, chain_id: bytes) -> None:
         """A joiner has found its network: peers of another one are dropped, records of another one forgotten."""
         self._chain_id = ChainId(chain_id)
-        self.book.keep_only(chain_id)
-        self._own_records.clear()
+        self.exchange.pin(chain_id)
         for session in list(self._sessions.values()):
             if session.chain_id not in (None, chain_id):
                 self._end_session(session, "it is on another network")
@@ -124,7 +120,7 @@ class Swarm:
 
     def bootstrap_peers(self) -> list[PeerInfo]:
         """Of the peers those that answered at the bootstrap addresses: whom the operator chose, where no network is known yet."""
-        keys = self._plan.bootstrap_keys()
+        keys = self.dialer.plan.bootstrap_keys()
         return [peer for peer in self.peers() if peer.key in keys]
 
     def is_connected(self, key: bytes) -> bool:
@@ -219,8 +215,8 @@ class Swarm:
         members = self._admission.members
         self._admission.members = frozenset(keys)
         if self._admission.members != members:
-            self._plan.set_members(self._admission.members, trio.current_time())
-            self._dial_changed.set()
+            self.dialer.plan.set_members(self._admission.members, trio.current_time())
+            self.dialer.wake()
 
     def quorum(self, has_quorum: bool) -> None:
         """Whether enough members are reachable. While not, they are dialed at most a second apart.
@@ -228,10 +224,10 @@ class Swarm:
         Say so every half second or so: members that have fallen silent since are looked for then, with a quorum, too.
         """
         if not has_quorum or not self._has_quorum:
-            self._plan.set_quorum(has_quorum, trio.current_time())
+            self.dialer.plan.set_quorum(has_quorum, trio.current_time())
         self._has_quorum = has_quorum
         if not has_quorum or any(s.key in self._admission.members for s in self._sessions.values() if s.is_silent):
-            self._dial_changed.set()
+            self.dialer.wake()
 
     def live(self) -> frozenset[PublicKey]:
         """Peers that are connected and not silent."""
@@ -264,10 +260,9 @@ class Swarm:
                 self._nursery = nursery
                 if listeners:
                     nursery.start_soon(trio.serve_listeners, self._incoming, listeners)
-                self._fill_plan()
-                nursery.start_soon(self._dial)
-                nursery.start_soon(self._tell_news)
-                nursery.start_soon(self._ask_now_and_then)
+                nursery.start_soon(self.dialer.run, self._bootstrap)
+                nursery.start_soon(self.exchange.tell_news)
+                nursery.start_soon(self.exchange.ask_now_and_then)
                 task_status.started(self.bound)
                 await trio.sleep_forever()
         finally:
@@ -292,7 +287,7 @@ class Swarm:
         if not self._is_reachable and remote.scope is not Scope.LOOPBACK:
             self._is_reachable = True
             self.inbox.put_nowait(_OURS, ReachabilityChanged(True))
-        await self._live(shaken)
+        await self.run_connection(shaken)
 
     async def _let_in(self, tcp: TcpStream, remote: Address) -> Shaken | None:
         """The handshakes of a connection that was made to us, while it has a place at the door."""
@@ -302,9 +297,9 @@ class Swarm:
                 await trio.aclose_forcefully(tcp)
                 return None
             try:
-                return await self._establish(tcp, remote, expected=None, is_client=False)
+                return await self.establish(tcp, remote, expected=None, is_client=False)
             except DialError as error:
-                self._heard_of_twin(error)
+                self.heard_of_twin(error)
                 if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
                     self._refuse(error.name, error.reason)
                 return None
@@ -313,7 +308,7 @@ class Swarm:
         self._refuse(str(remote), "its handshake took too long while others waited")
         return None
 
-    async def _live(self, shaken: Shaken) -> None:
+    async def run_connection(self, shaken: Shaken) -> None:
         """A connection that both ends have accepted, until it ends. Nothing that happens in it leaves this function."""
         connection = self._attach(shaken)
         session = self._sessions[shaken.key]
@@ -346,13 +341,13 @@ class Swarm:
             is_new = False
         connection = Connection(shaken, session.outbox, self._traffic)
         self._choose(session, connection)
-        self._take_record(session, shaken)
+        self.exchange.take_record(session, shaken)
         if is_new:
             self.log.info("peer connected", peer=connection.name, direction=shaken.direction)
             self.inbox.put_nowait(session.key, PeerConnected(session.info()))
             session.ask_for_peers()
-            self._has_news.set()
-        self._dial_changed.set()
+            self.exchange.tell()
+        self.dialer.wake()
         return connection
 
     def _choose(self, session: Session, new: Connection) -> None:
@@ -401,10 +396,10 @@ class Swarm:
             connection.abort(reason)
         self.log.info("peer disconnected", peer=session.name, reason=reason)
         self.inbox.put_nowait(session.key, PeerDisconnected(info, reason))
-        self._plan.lost(session.key, trio.current_time())
-        self._dial_changed.set()
+        self.dialer.plan.lost(session.key, trio.current_time())
+        self.dialer.wake()
 
-    async def _establish(
+    async def establish(
         self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool
     ) -> Shaken:
         """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
@@ -414,7 +409,7 @@ class Swarm:
                 identity=self.identity,
                 tls=self._tls,
                 chain_id=self._chain_id,
-                record=self._own_record(local, remote.scope),
+                record=self.exchange.own_record(local, remote.scope),
                 remote=remote,
                 local=local,
                 expected=expected,
@@ -429,6 +424,13 @@ class Swarm:
             self.log.error("handshake crashed", peer=str(remote), error=repr(error), exc_info=True)
             raise DialError(str(remote), DialFailure.CLOSED, "internal error") from error
 
+    def not_to_dial(self) -> Collection[bytes]:
+        """Who is connected; a member only as long as something is heard from it."""
+        return {key for key, s in self._sessions.items() if not (s.is_silent and key in self._admission.members)}
+
+    def is_alone(self) -> bool:
+        return not self._sessions
+
     async def _admit(self, peer: TlsPeer, *, remote: Address, is_client: bool) -> tuple[Bye, str] | None:
         refusal = await self._admission.judge(peer, remote, is_client=is_client)
         if refusal is not None and refusal[0] is Bye.TWIN:
@@ -438,162 +440,10 @@ class Swarm:
     def _met_twin(self, where: Address) -> None:
         self.inbox.put_nowait(_OURS, TwinSeen(None, str(where), refused=False))
 
-    def _heard_of_twin(self, error: DialError) -> None:
+    def heard_of_twin(self, error: DialError) -> None:
         if error.bye is Bye.TWIN and error.told and error.key is not None and error.key != self.identity.public_key:
             self.inbox.put_nowait(_OURS, TwinSeen(error.key, error.reason, refused=True))
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
         self.log.warning("peer refused", peer=name, reason=reason)
-
-    # --- Dialing ----------------------------------------------------------------------------------------------------
-
-    def _fill_plan(self) -> None:
-        now = trio.current_time()
-        for address in self._bootstrap:
-            self._plan.offer(address, key=None, now=now, is_bootstrap=True)
-        for entry in self.book:
-            self._plan.offer(entry.record.address, key=entry.record.key, now=now)
-
-    async def _dial(self) -> None:
-        """The one dialer: starts what is due, sleeps until something is."""
-        assert self._nursery is not None
-        while True:
-            self._dial_changed = trio.Event()
-            connected = self._not_to_dial()
-            for target in self._plan.due(trio.current_time(), connected):
-                self._nursery.start_soon(self._dial_one, target)
-            with trio.move_on_at(self._plan.wake_at(connected)):
-                await self._dial_changed.wait()
-
-    def _not_to_dial(self) -> Collection[bytes]:
-        """Who is connected; a member only as long as something is heard from it."""
-        return {key for key, s in self._sessions.items() if not (s.is_silent and key in self._admission.members)}
-
-    async def _dial_one(self, target: Target) -> None:
-        try:
-            shaken = await self._connect(target)
-        except DialError as error:
-            self._dial_failed(target, error)
-            return
-        except BaseException:
-            self._plan.abandoned(target)
-            raise
-        finally:
-            self._dial_changed.set()
-        self._plan.succeeded(target, shaken.key, trio.current_time())
-        self.book.succeeded(shaken.key, target.address, now=unix_seconds())
-        if target.is_bootstrap and self._bootstrap_state.pop(target.address, None) is not None:
-            self.log.info("bootstrap reached", address=str(target.address))
-        await self._live(shaken)
-
-    async def _connect(self, target: Target) -> Shaken:
-        """TCP, TLS and HELLO with one target; raises DialError."""
-        with trio.move_on_after(self._plan.seconds_max(target)):
-            tcp = await sockets.connect(target.address)
-            remote = sockets.peer_of(tcp.socket)
-            if remote is None:
-                await trio.aclose_forcefully(tcp)
-                raise DialError(str(target.address), DialFailure.CLOSED, "it closed the connection at once")
-            return await self._establish(tcp, remote, expected=target.key, is_client=True)
-        raise DialError(str(target.address), DialFailure.TIMED_OUT, "no answer")
-
-    def _dial_failed(self, target: Target, error: DialError) -> None:
-        now = trio.current_time()
-        self._heard_of_twin(error)
-        if error.bye is Bye.DUPLICATE and error.key is not None:
-            self._plan.succeeded(target, error.key, now)
-            if target.is_bootstrap:
-                self._bootstrap_state.pop(target.address, None)
-            return
-        key = target.key
-        is_given_up = self._plan.failed(target, error.failure, now=now, alone=not self._sessions)
-        if key is not None:
-            self.book.failed(key, target.address)
-            if is_given_up:
-                self.book.forget(key, target.address)
-        if target.is_bootstrap:
-            if self._bootstrap_state.get(target.address) is not error.failure:
-                self._bootstrap_state[target.address] = error.failure
-                self.log.warning(
-                    "bootstrap failed", address=str(target.address), failure=str(error.failure), reason=error.reason
-                )
-                self.inbox.put_nowait(_OURS, BootstrapFailed(target.address, error.failure, error.reason))
-        else:
-            self.log.info("dial failed", peer=error.name, failure=str(error.failure), reason=error.reason)
-
-    # --- Peer exchange ----------------------------------------------------------------------------------------------
-
-    def records_for(self, session: Session, count: int) -> list[PeerRecord]:
-        """What to tell a peer that asked."""
-        return self.book.select(
-            scope=session.scope, exclude=session.key, connected=self._sessions, count=count, rng=self.rng
-        )
-
-    def learn(self, session: Session, records: Sequence[PeerRecord]) -> None:
-        """Take in what a peer told us. A record with a wrong signature proves that it does not check what it relays."""
-        for record in records:
-            if record.key == self.identity.public_key or not may_hear(record.address.scope, session.scope):
-                continue
-            known = self.book.get(record.key, record.address.scope)
-            if known is not None and known.record.sequence >= record.sequence:
-                continue
-            if not session.pex.may_tell(trio.current_time()):
-                return
-            try:
-                self._add_record(record)
-            except Malformed as error:
-                raise RemoteFault(session.name, f"it relayed {error}", proven=True) from None
-
-    def _take_record(self, session: Session, shaken: Shaken) -> None:
-        """A peer's own record, from its HELLO."""
-        if shaken.direction == "outbound":
-            session.listens_at(shaken.remote)
-        record = shaken.said.record
-        if record is None or not may_hear(record.address.scope, shaken.remote.scope):
-            return
-        session.listens_at(record.address)
-        try:
-            self._add_record(record)
-        except Malformed as error:
-            self.log.warning("record refused", peer=session.name, reason=str(error))
-            return
-        if shaken.direction == "outbound" and shaken.remote == record.address:
-            self.book.succeeded(record.key, record.address, now=unix_seconds())
-
-    def _add_record(self, record: PeerRecord) -> None:
-        if self.book.add(record, chain_id=self._chain_id, now=unix_seconds()):
-            self._plan.offer(record.address, key=record.key, now=trio.current_time())
-            self._dial_changed.set()
-            if record.key in self._sessions:
-                self._has_news.set()
-
-    def _own_record(self, local: Address, scope: Scope) -> PeerRecord | None:
-        """The record of this node to show on a connection whose own end is `local`, from `scope`."""
-        if self.bound is None:
-            return None
-        address = self._announce or self.bound
-        if address.ip is None or address.is_wildcard:
-            address = replace(local, port=self.bound.port)
-        if not may_hear(address.scope, scope):
-            return None
-        if address not in self._own_records:
-            sequence = int(unix_seconds() * 1000)
-            signed = PeerRecord.sign(self.identity, self._chain_id, sequence=sequence, address=address)
-            self._own_records[address] = signed
-        return self._own_records[address]
-
-    async def _tell_news(self) -> None:
-        """Hint to everybody that there is something to ask for: at once, and then not too often."""
-        while True:
-            await self._has_news.wait()
-            self._has_news = trio.Event()
-            for session in self._sessions.values():
-                session.outbox.push(session.pex.news())
-            await trio.sleep(limits.NEWS_SECONDS)
-
-    async def _ask_now_and_then(self) -> None:
-        while True:
-            await trio.sleep(limits.PEX_ASK_SECONDS * self.rng.uniform(0.8, 1.2))
-            for session in self._sessions.values():
-                session.ask_for_peers()

@@ -147,7 +147,7 @@ def introduce(made: Committee) -> None:
     for node in made.nodes:
         for other in made.nodes:
             if other is not node and other.bound is not None:
-                node.swarm._plan.offer(
+                node.swarm.dialer.plan.offer(
                     transport.Address("127.0.0.1", other.bound.port), key=other.identity.public_key, now=now
                 )
-        node.swarm._dial_changed.set()
+        node.swarm.dialer.wake()

@@ -133,8 +133,8 @@ class Members:
         MACHINE.reset(token)
         self._board.plug_in(place, member.address.port)
         for other in self.all:
-            member.swarm._plan.offer(other.address, key=other.key, now=trio.current_time())
-        member.swarm._dial_changed.set()
+            member.swarm.dialer.plan.offer(other.address, key=other.key, now=trio.current_time())
+        member.swarm.dialer.wake()
         self.all.append(member)
         return member
 

@@ -63,8 +63,8 @@ async def test_a_node_full_of_strangers_still_reaches_whom_it_dials(
     inside = await net.node(alice, identity=member)
     await net.until(lambda: alice.knows(inside))
     wanted = await net.node()
-    alice.swarm._plan.offer(wanted.address, key=wanted.key, now=trio.current_time())
-    alice.swarm._dial_changed.set()
+    alice.swarm.dialer.plan.offer(wanted.address, key=wanted.key, now=trio.current_time())
+    alice.swarm.dialer.wake()
     await net.until(lambda: alice.knows(wanted))
     for rogue in crowd:
         await rogue.leave()

@@ -156,9 +156,9 @@ async def test_addresses_of_the_wrong_scope_are_not_taken(net: Network) -> None:
     object.__setattr__(session._latest, "remote", Address("8.8.4.4", 5))
     private = PeerRecord.sign(EVE, CHAIN, sequence=1, address=Address("192.168.1.1", 1))
     loopback = PeerRecord.sign(EVE, CHAIN, sequence=1, address=Address("127.0.0.1", 1))
-    node.swarm.learn(session, [private, loopback])
+    node.swarm.exchange.learn(session, [private, loopback])
     assert len(node.swarm.book) == 0, "a stranger must not point our dialer into our own network"
-    node.swarm.learn(session, [elsewhere])
+    node.swarm.exchange.learn(session, [elsewhere])
     assert len(node.swarm.book) == 1
     await rogue.leave()
 

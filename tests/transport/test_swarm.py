@@ -1,4 +1,7 @@
-"""Whole nodes on loopback: connecting, finding one another, losing one another, and refusing strangers."""
+"""Whole nodes on loopback: connecting, finding one another, losing one another, and refusing strangers.
+
+With them `dialer.py`, which carries out the plan, and `exchange.py`, which tells and learns addresses.
+"""
 
 import socket
 from contextlib import suppress
@@ -190,7 +193,7 @@ async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: st
     async with trio.open_nursery() as nursery:
         nursery.start_soon(talk, alice)
         nursery.start_soon(talk, bob)
-        net.nursery.start_soon(alice.swarm._dial_one, Target(bob.address, bob.key, is_bootstrap=False))
+        net.nursery.start_soon(alice.swarm.dialer.dial, Target(bob.address, bob.key, is_bootstrap=False))
     await net.until(lambda: len(alice.envelopes()) == len(bob.envelopes()) == count)
     await net.until(lambda: all(node.log.named("duplicate connection") for node in (alice, bob)))
     kept = ("outbound", "inbound") if dials_again == "lower" else ("inbound", "outbound")
