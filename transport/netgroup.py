@@ -1,0 +1,32 @@
+"""The netgroup of an address: the part of a network that one operator holds many addresses in.
+
+An attacker with a thousand addresses has them in a few groups, so whatever is limited or counted by group costs them money.
+IPv4 counts by /16 and IPv6 by /32, the smallest blocks that registries hand out; all private addresses are one group, and
+loopback is another, since neither says anything about who is there.
+
+Not here: the limits by group (buckets.py for the address book, dialing.py for links). Rule for editing: the groups enter the
+keyed hashes of saved address books, so a change makes every node sort its book anew (harmless, but not free).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from transport.address import Address, Scope
+
+IPV4_PREFIX_BYTES: Final = 2
+IPV6_PREFIX_BYTES: Final = 4
+
+
+def netgroup(address: Address) -> bytes:
+    """A short name of the group; equal for two addresses exactly if they count as one operator's."""
+    match address.scope:
+        case Scope.LOOPBACK:
+            return b"loopback"
+        case Scope.PRIVATE:
+            return b"private"
+        case Scope.GLOBAL:
+            ip = address.ip
+            if ip is None:  # a name, which only the operator of this node can have given
+                return b"name:" + address.host.encode()
+            return b"%d:" % ip.version + ip.packed[: IPV4_PREFIX_BYTES if ip.version == 4 else IPV6_PREFIX_BYTES]
