@@ -73,6 +73,7 @@ class Introduction:
     expected: PublicKey | None
     admit: Admit
     suspected: Callable[[PublicKey], bytes] = lambda _: NOTHING_SUSPECTED
+    is_probe: bool = False
 
 
 async def establish(tcp: trio.abc.Stream, intro: Introduction, *, is_client: bool) -> Shaken:
@@ -121,6 +122,8 @@ async def _hello(stream: TlsStream, remote: TlsPeer, intro: Introduction, *, is_
             record=intro.record,
             nonce=random_bytes(32),
             suspected=suspected,
+            seen=intro.remote,
+            is_probe=intro.is_probe,
         )
         said = await _converse(stream, handshake, decoder)
     except Refused as refused:

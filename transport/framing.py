@@ -38,6 +38,8 @@ class Kind(enum.IntEnum):
     PEX_NEWS = 0x10
     PEX_REQUEST = 0x11
     PEX_RESPONSE = 0x12
+    DIAL_BACK = 0x13
+    DIALED_BACK = 0x14
     ENVELOPE = 0x20
     REQUEST = 0x30
     RESPONSE = 0x31
@@ -61,6 +63,8 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
     Kind.PEX_NEWS: 0,
     Kind.PEX_REQUEST: 9,
     Kind.PEX_RESPONSE: 9 + RECORDS_PER_RESPONSE_MAX * 171,
+    Kind.DIAL_BACK: 10,
+    Kind.DIALED_BACK: 17,
     Kind.ENVELOPE: ENVELOPE_BYTES_MAX,
     Kind.REQUEST: 6 + REQUEST_BYTES_MAX,
     Kind.RESPONSE: 5 + RESPONSE_PART_BYTES_MAX,

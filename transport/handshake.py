@@ -1,14 +1,16 @@
 """HELLO and ACK: which network, which version, and that both ends mean this very TLS connection.
 
     both ends:  HELLO = key 32 | signature 64 | statement(0x30, chain id, body) | peer record 171, or nothing
-                body  = version u16 | nonce 32 | hash of my leaf 32 | hash of yours 32 | suspected 32
+                body  = version u16 | nonce 32 | hash of my leaf 32 | hash of yours 32 | suspected 32 | seen 18 | probe u8
     both ends:  ACK   = SHA-256(client's HELLO | server's HELLO)
 
 HELLO goes out at once, ACK after the other's HELLO was found good: a TLS 1.3 client returns from its handshake before
 the server judged its certificate, so only the ACK says that one is accepted. Sans-IO.
 
 The ACK's hash names the connection. `suspected` is the name of an older connection between the same two on which the
-sender has heard nothing for a while, or zero: both ends then give it up for the new one.
+sender has heard nothing for a while, or zero: both ends then give it up for the new one. `seen` is the address that the sender
+sees at the other end, or zero: talk, from which a node learns its own address where several agree (reachability.py). `probe` is 1
+where the dialer only wants to know whether this very node answers there; the connection then ends with BYE right after the ACK.
 Rule for editing: version and chain id stay where they are in every later version, or nobody could name the mismatch.
 """
 
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from transport import statement as st
+from transport.address import PACKED_BYTES, Address
 from transport.errors import Malformed
 from transport.framing import Kind, encode_frame
 from transport.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, verify
@@ -28,10 +31,11 @@ from transport.limits import BYE_TEXT_BYTES_MAX
 from transport.peerbook import RECORD_BYTES, PeerRecord
 from transport.tls import TlsPeer
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 NONCE_BYTES: Final = 32
 NOTHING_SUSPECTED: Final = bytes(32)
-_BODY: Final = struct.Struct(">H32s32s32s32s")
+_NOTHING_SEEN: Final = bytes(PACKED_BYTES)
+_BODY: Final = struct.Struct(">H32s32s32s32s18sB")
 _VERSION_AT: Final = PUBLIC_KEY_BYTES + SIGNATURE_BYTES + st.HEADER_BYTES
 _HELLO_BYTES: Final = _VERSION_AT + _BODY.size
 
@@ -68,6 +72,8 @@ class Peer:
     chain_id: st.ChainId | None
     record: PeerRecord | None
     suspected: bytes = NOTHING_SUSPECTED
+    seen: Address | None = None
+    is_probe: bool = False
 
 
 class Handshake:
@@ -84,6 +90,8 @@ class Handshake:
         record: PeerRecord | None,
         nonce: bytes,
         suspected: bytes = NOTHING_SUSPECTED,
+        seen: Address | None = None,
+        is_probe: bool = False,
         version: int = PROTOCOL_VERSION,
     ) -> None:
         self._remote = remote
@@ -91,7 +99,8 @@ class Handshake:
         self._leaf_hash = leaf_hash
         self._chain_id = chain_id
         self._version = version
-        body = _BODY.pack(version, nonce, leaf_hash, remote.leaf_hash, suspected)
+        packed = seen.pack() if seen is not None and seen.ip is not None else _NOTHING_SEEN
+        body = _BODY.pack(version, nonce, leaf_hash, remote.leaf_hash, suspected, packed, is_probe)
         signed = st.make_statement(st.HELLO, chain_id, body)
         tail = b"" if record is None else record.encode()
         self._hello = identity.public_key + identity.sign(signed) + signed + tail
@@ -138,14 +147,17 @@ class Handshake:
             raise Refused(Bye.PROTOCOL, f"a HELLO of {len(hello)} bytes")
         if key != self._remote.key or not verify(key, signed, signature):
             raise Refused(Bye.PROTOCOL, "its HELLO is not signed by the key of its certificate")
-        _, _, its_leaf, my_leaf, suspected = _BODY.unpack(body)
+        _, _, its_leaf, my_leaf, suspected, seen, probe = _BODY.unpack(body)
         if its_leaf != self._remote.leaf_hash or my_leaf != self._leaf_hash:
             raise Refused(Bye.PROTOCOL, "its HELLO is for another TLS connection")
         if self._chain_id is not None and chain_id not in (self._chain_id, st.NO_CHAIN):
             theirs, ours = st.chain_text(chain_id), st.chain_text(self._chain_id)
             raise Refused(Bye.WRONG_NETWORK, f"it is on network {theirs}, this node on {ours}")
+        if probe > 1:
+            raise Refused(Bye.PROTOCOL, f"its HELLO says {probe} for whether it is a probe")
         record = _own_record(hello[_HELLO_BYTES:], key)
-        return Peer(None if chain_id == st.NO_CHAIN else chain_id, record, suspected)
+        chain = None if chain_id == st.NO_CHAIN else chain_id
+        return Peer(chain, record, suspected, seen=_seen(seen), is_probe=bool(probe))
 
 
 def encode_bye(code: Bye, text: str = "") -> bytes:
@@ -161,6 +173,15 @@ def decode_bye(body: bytes) -> tuple[Bye, str]:
         code = Bye.PROTOCOL
     text = body[1:].decode(errors="replace")
     return code, "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _seen(packed: bytes) -> Address | None:
+    if packed == _NOTHING_SEEN:
+        return None
+    try:
+        return Address.unpack(packed)
+    except Malformed as error:
+        raise Refused(Bye.PROTOCOL, f"its HELLO sees {error}") from None
 
 
 def _own_record(data: bytes, key: bytes) -> PeerRecord | None:

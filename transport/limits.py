@@ -40,7 +40,7 @@ APPLICATION_FRAME_BYTES_MAX: Final = 256 * KIB  # a certificate of 1,000 signatu
 REQUEST_BYTES_MAX: Final = 64 * KIB  # lists of digests
 RESPONSE_PART_BYTES_MAX: Final = 64 * KIB  # answers are cut up so that consensus frames pass between the parts
 RESPONSE_BYTES_MAX: Final = 16 * MIB  # a caller's response_bytes_max may not be larger
-HELLO_BYTES_MAX: Final = 1 * KIB  # 498 used; room for a later version's longer body, which must still be readable
+HELLO_BYTES_MAX: Final = 1 * KIB  # 465 used; room for a later version's longer body, which must still be readable
 BYE_TEXT_BYTES_MAX: Final = 160  # one line of a log
 
 # --- Handshake ------------------------------------------------------------------------------------------------------
@@ -102,6 +102,7 @@ RECORD_FUTURE_SECONDS_MAX: Final = (
 # --- Dialing and bans -----------------------------------------------------------------------------------------------
 DIALS_MAX: Final = 8  # at once
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members and bootstrap addresses are dialed beyond it
+OVERLAY_PEERS_MIN: Final = 8  # in a committee that is no full mesh: beyond it only those members are dialed that we are to be linked to
 BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
 BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum

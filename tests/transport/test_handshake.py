@@ -82,6 +82,25 @@ def test_a_joiner_that_knows_no_network_is_let_in(mine: ChainId | None, theirs: 
     assert (client.peer.chain_id, server.peer.chain_id) == (theirs, mine)
 
 
+def test_each_learns_from_where_the_other_sees_it_and_whether_it_is_a_probe() -> None:
+    client = end(ALICE, BOB, is_client=True, seen=Address("192.0.2.7", 7337), is_probe=True)
+    server = end(BOB, ALICE, is_client=False, seen=Address("2001:db8::9", 40000))
+    talk(client, server)
+    assert server.peer is not None
+    assert client.peer is not None
+    assert (server.peer.seen, server.peer.is_probe) == (Address("192.0.2.7", 7337), True)
+    assert (client.peer.seen, client.peer.is_probe) == (Address("2001:db8::9", 40000), False)
+
+
+def test_an_address_that_nobody_has_is_not_seen() -> None:
+    client, server = end(ALICE, BOB, is_client=True), end(BOB, ALICE, is_client=False)
+    talk(client, server)
+    assert server.peer is not None
+    assert server.peer.seen is None
+    nobody = end(ALICE, BOB, is_client=True, seen=Address("224.0.0.1", 7337))
+    assert "cannot be dialed" in refused(end(BOB, ALICE, is_client=False), Kind.HELLO, hello(nobody)).reason
+
+
 def test_another_network_is_refused_with_both_shown() -> None:
     refusal = refused(
         end(BOB, ALICE, is_client=False), Kind.HELLO, hello(end(ALICE, BOB, is_client=True, chain_id=OTHER))
@@ -167,12 +186,13 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_the_layout_is_what_the_document_says() -> None:
-    """docs/wire-format.md: key, signature, domain, kind, chain, version, nonce, two leaf hashes, the suspected connection."""
-    body = hello(end(ALICE, BOB, is_client=True, nonce=b"n" * 32))
-    layout = struct.Struct(">32s64s16sB32sH32s32s32s32s")
-    key, signature, domain, kind, chain, version, nonce, mine, yours, suspected = layout.unpack(body)
+    """docs/wire-format.md: key, signature, domain, kind, chain, version, nonce, two leaf hashes, suspected, seen, probe."""
+    body = hello(end(ALICE, BOB, is_client=True, nonce=b"n" * 32, seen=Address("192.0.2.7", 7337), is_probe=True))
+    layout = struct.Struct(">32s64s16sB32sH32s32s32s32s18sB")
+    key, signature, domain, kind, chain, version, nonce, mine, yours, suspected, seen, probe = layout.unpack(body)
     assert (key, domain, kind, chain) == (ALICE.public_key, b"p2pnode-sig-v1\0\0", 0x30, CHAIN)
-    assert (version, nonce, suspected) == (2, b"n" * 32, bytes(32))
+    assert (version, nonce, suspected) == (3, b"n" * 32, bytes(32))
+    assert (seen, probe) == (bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 7)) + (7337).to_bytes(2, "big"), 1)
     assert (mine, yours) == (LEAF[ALICE.public_key], LEAF[BOB.public_key])
     assert signature == ALICE.sign(body[96:])
     assert st.HELLO == 0x30
