@@ -1,5 +1,6 @@
 """Keys: files that others can read are refused, and verify never raises."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,42 @@ def test_a_key_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, m
         Identity.load(path)
     assert caught.value.hint == f"chmod 600 {path}"
     assert "\n" not in caught.value.message
+
+
+def test_a_key_is_its_owners_own_file_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, link, pipe = tmp_path / "node.key", tmp_path / "link", tmp_path / "pipe"
+    Identity.create(path)
+    link.symlink_to(path)
+    with pytest.raises(UserError, match="symbolic link"):
+        Identity.load(link)
+    with pytest.raises(UserError, match="exists already"):
+        Identity.create(link)
+    os.mkfifo(pipe, 0o600)
+    for other in (pipe, tmp_path):
+        with pytest.raises(UserError, match="is no file"):
+            Identity.load(other)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # another user's key cannot be made without root
+    with pytest.raises(UserError, match=rf"belongs to user {os.getuid()}, not to you"):
+        Identity.load(path)
+
+
+def test_a_key_is_private_under_any_umask(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        Identity.create(tmp_path / "node.key")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_half_a_secret_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="cannot write the key file"):
+        Identity.create(tmp_path / "node.key")
+    assert not (tmp_path / "node.key").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"zz" * 32, b"00" * 31, b"\xff" * 64, b"00" * 64])
