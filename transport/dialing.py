@@ -64,6 +64,7 @@ class DialPlan:
         self._targets: dict[_Slot, Target] = {}
         self._mine: set[Address] = set()
         self._members: frozenset[bytes] = frozenset()
+        self._links: frozenset[bytes] = frozenset()  # of the members those that we are to be connected to
         self._has_quorum = False
 
     def __len__(self) -> int:
@@ -153,8 +154,10 @@ class DialPlan:
                 target.failures = 1 if lasted else target.failures + 1
                 self._back_off(target, now=now, alone=False)
 
-    def set_members(self, members: Collection[bytes], now: float) -> None:
+    def set_members(self, members: Collection[bytes], now: float, *, links: Collection[bytes] | None = None) -> None:
+        """The committee, and to whom of it we are to be connected: to all by default."""
         self._members = frozenset(members)
+        self._links = self._members if links is None else self._members.intersection(links)
         self._hurry(now)
 
     def set_quorum(self, has_quorum: bool, now: float) -> None:
@@ -173,7 +176,7 @@ class DialPlan:
         """Without a quorum no member is waited for longer than its cap, whatever was planned before."""
         if not self._has_quorum:
             for target in self._targets.values():
-                if target.key in self._members:
+                if target.key in self._links:
                     target.at = min(target.at, now + self._rng.uniform(0.5, 1.0) * limits.BACKOFF_QUORUM_SECONDS_MAX)
 
     def _back_off(self, target: Target, *, now: float, alone: bool) -> None:
@@ -187,6 +190,8 @@ class DialPlan:
         dialing = [t for t in self._targets.values() if t.tries]
         busy, busy_addresses = {t.key for t in dialing if t.key is not None}, {t.address for t in dialing}
         is_full = len(connected) >= limits.OUTBOUND_PEERS_MAX
+        is_sparse = self._links != self._members  # then a member that we need no link to is dialed to get started only
+        has_enough = is_sparse and len(connected) >= limits.OVERLAY_PEERS_MIN
         taken = busy | set(connected)
 
         def is_free(target: Target) -> bool:
@@ -194,13 +199,17 @@ class DialPlan:
                 return target.key not in connected and target.tries < limits.QUORUM_DIALS_MAX
             if target.address in busy_addresses or (target.key in taken):
                 return False
-            return target.is_bootstrap or target.key in self._members or not is_full
+            if target.key in self._links:
+                return True
+            if target.key in self._members or (target.is_bootstrap and target.key is None):
+                return not has_enough
+            return target.is_bootstrap or not is_full
 
         return [target for target in self._targets.values() if is_free(target)]
 
     def _is_urgent(self, target: Target) -> bool:
         """A member while there is no quorum: nothing else is worth as much."""
-        return target.key in self._members and not self._has_quorum
+        return target.key in self._links and not self._has_quorum
 
     def _room(self) -> dict[bool, int]:
         """How many tries may begin, of the urgent and of the others."""

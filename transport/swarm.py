@@ -91,6 +91,7 @@ class Swarm:
         self._doorway = Doorway()
         self._liars = Ban()
         self._has_quorum = False
+        self._links: frozenset[bytes] | None = None
         self._is_reachable = False
         self._refused = 0
         self._traffic = Traffic()
@@ -210,13 +211,21 @@ class Swarm:
         self._refuse(short_id(key), "it served bytes that do not match their digest")
         self._liars.add(key, trio.current_time())
 
-    def members(self, keys: Iterable[bytes]) -> None:
-        """The committee: admitted beyond the limits, and dialed again more eagerly."""
-        members = self._admission.members
-        self._admission.members = frozenset(keys)
-        if self._admission.members != members:
-            self.dialer.plan.set_members(self._admission.members, trio.current_time())
+    def members(self, keys: Iterable[bytes], *, links: Collection[bytes] | None = None) -> None:
+        """The committee: admitted beyond the limits, and dialed again more eagerly; those of `links` only, where it is given.
+
+        Then the others that we have dialed are let go, once there are enough links without them.
+        """
+        before, self._admission.members = self._admission.members, frozenset(keys)
+        members, linked = self._admission.members, None if links is None else frozenset(links)
+        if (members, linked) != (before, self._links):
+            self._links = linked
+            self.dialer.plan.set_members(members, trio.current_time(), links=linked)
             self.dialer.wake()
+        if linked is not None and len(linked & self._sessions.keys()) >= min(limits.OVERLAY_PEERS_MIN, len(linked)):
+            for session in list(self._sessions.values()):
+                if session.direction == "outbound" and session.key in members - linked:
+                    self._end_session(session, "no link to it is needed")
 
     def quorum(self, has_quorum: bool) -> None:
         """Whether enough members are reachable. While not, they are dialed at most a second apart.
