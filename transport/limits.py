@@ -87,9 +87,26 @@ SEEN_SECONDS: Final = 1.0  # a copy within this time is an echo; a later one is 
 
 # --- Peer exchange and address book ---------------------------------------------------------------------------------
 RECORDS_PER_RESPONSE_MAX: Final = 64  # 171 bytes each: 11 KiB
-RECORDS_PER_SOURCE_PER_SECOND: Final = 4.0  # new to the book, from one peer, after the first BURST
+RECORDS_PER_SOURCE_PER_SECOND: Final = 1.0  # new to the book, from one netgroup (or one local peer), after the BURST
 RECORDS_PER_SOURCE_BURST: Final = 256.0  # a joiner learns a whole network of 256 at once
+SOURCES_MAX: Final = 1024  # netgroups whose share is remembered; to wash one out takes addresses in a thousand others
 BOOK_ENTRIES_MAX: Final = 2048  # ~0.5 MiB
+BUCKET_ENTRIES: Final = 64  # of the address book; CometBFT's and bitcoind's number, as the next four
+NEW_BUCKETS: Final = 256  # for what we were told: 16,384 entries, ~16 MiB, and only if told from many netgroups
+TRIED_BUCKETS: Final = 64  # for what our own dials reached: 4,096 entries, more than a node meets in years
+NEW_BUCKETS_PER_SOURCE: Final = 32  # that tellers of one netgroup reach: an eighth of the table
+TRIED_BUCKETS_PER_GROUP: Final = 4  # that addresses of one netgroup fall into: a sixteenth
+NEW_PLACES_MAX: Final = 4  # buckets for one address that several tell of, each half as likely as the one before
+EVICTION_TESTS_MAX: Final = 10  # full buckets of `tried` that wait for a look at their oldest entry
+FAILURES_UNPROVEN_MAX: Final = 3  # failed dials that drop an address which never answered: made up, or long gone
+FAILURES_PROVEN_MAX: Final = 10  # the same for one that did answer once, but for ADDRESS_SECONDS_MAX no more
+FAILURE_SECONDS_MIN: Final = 60.0  # failures closer together count as one: a restart is not three failures
+ADDRESS_SECONDS_MAX: Final = 7 * 86400.0  # not heard of, or not reached, for so long: first to make room
+ANCHORS_MAX: Final = 2  # links that a restart takes up first: one may be gone, and more say where a node will dial
+ANSWER_PERCENT: Final = 23  # of what we know is told to a stranger, so that nobody maps the network by asking a few
+ANSWER_RECORDS_MIN: Final = 32  # but so many where there are: a small network is known to all of it
+ANSWER_SECONDS: Final = 86400.0  # for so long all strangers of one netgroup are told of the same nodes
+ANSWERS_MAX: Final = 256  # such answers kept, 64 names each: 1 MiB
 PEX_FREE_REQUESTS: Final = 2  # right after connecting
 PEX_REQUESTS_BURST: Final = 16.0  # saved up, at most: eleven kilobytes each
 PEX_SECONDS: Final = 10.0  # one more request is allowed per this time, and one for each NEWS that we sent
@@ -101,8 +118,13 @@ RECORD_FUTURE_SECONDS_MAX: Final = (
 
 # --- Dialing and bans -----------------------------------------------------------------------------------------------
 DIALS_MAX: Final = 8  # at once
-OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members and bootstrap addresses are dialed beyond it
-OVERLAY_PEERS_MIN: Final = 8  # in a committee that is no full mesh: beyond it only those members are dialed that we are to be linked to
+OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members are dialed beyond it
+OUTBOUND_PEERS_MIN: Final = 8  # dialed by us in any case: who fills our places for callers chooses not all of our peers
+OUTBOUND_PER_GROUP_MAX: Final = 1  # links of ours into one netgroup of the internet, members and bootstrap not counted
+SEEDED_PEERS_MIN: Final = 8  # peers with which the bootstrap addresses are not needed any more
+SEED_WAIT_SECONDS: Final = 3.0  # that an address book which has reached so many gets first
+CANDIDATES_READY: Final = 16  # addresses out of the book that wait for their first dial: two rounds of DIALS_MAX
+FEELER_SECONDS: Final = 120.0  # between two looks at an unproven address, while there are links enough
 BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
 BACKOFF_QUORUM_SECONDS_MAX: Final = 1.0  # a member while there is no quorum
@@ -118,9 +140,11 @@ BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
 LASTING_SECONDS: Final = (
     10.0  # a connection that ends sooner counts as a failed dial: a peer that hangs up is not rung at once
 )
-DIAL_TRIES_MAX: Final = 16  # then an address that is neither a member's nor a bootstrap's is forgotten
+DIAL_TRIES_MAX: Final = (
+    16  # then an address that is neither a member's nor a bootstrap's is forgotten (not while alone)
+)
 HEAD_START_SECONDS: Final = 0.3  # the lower node id dials first, so that most pairs never dial each other twice
-DIAL_TARGETS_MAX: Final = 4096  # the book's entries and the bootstrap addresses
+DIAL_TARGETS_MAX: Final = 1024  # addresses out of the book with their waiting times; what failed most makes room
 BAN_SECONDS: Final = 60.0  # after a proven fault; short, since a key costs nothing
 BANS_MAX: Final = 4096
 PORTS_TRIED_MAX: Final = 100  # next free port after the default one
