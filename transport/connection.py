@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -17,8 +17,8 @@ import trio
 from transport import limits
 from transport.address import Address
 from transport.errors import Malformed, RemoteFault
-from transport.events import Direction
-from transport.framing import BULK_KINDS, FrameDecoder, Kind, encode_frame
+from transport.events import Direction, KindTraffic
+from transport.framing import BULK_KINDS, HEADER_BYTES, FrameDecoder, Kind, encode_frame
 from transport.handshake import Bye, Peer, decode_bye, encode_bye
 from transport.identity import PublicKey, short_id
 from transport.outbox import Outbox
@@ -26,15 +26,22 @@ from transport.ratelimit import TokenBucket
 from transport.tls_stream import TlsStream
 
 _NONCE: Final = struct.Struct(">Q")
+_NOTHING: Final = KindTraffic(0, 0)
 Receive = Callable[[int, bytes], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes of frames, all connections together."""
+    """All connections together: bytes of frames, and what was received by kind."""
 
     sent: int = 0
     received: int = 0
+    kinds: dict[int, KindTraffic] = field(default_factory=dict)
+
+    def note(self, kind: int, size: int) -> None:
+        """A frame of `size` bytes has come."""
+        before = self.kinds.get(kind, _NOTHING)
+        self.kinds[kind] = KindTraffic(before.frames + 1, before.bytes + size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,7 @@ class Connection:
         decoder = self.shaken.decoder
         while True:
             for kind, body in decoder:
+                self._traffic.note(kind, HEADER_BYTES + len(body))
                 if kind not in BULK_KINDS:
                     await self._throttle()
                 match kind:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from transport.address import Address
 from transport.dialing import DialFailure
@@ -101,6 +102,13 @@ SwarmEvent = (
 )
 
 
+class KindTraffic(NamedTuple):
+    """Frames of one kind that were received, and their bytes with their headers."""
+
+    frames: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Totals since the start; `refused` counts connections that were ended for a fault of the peer."""
@@ -110,3 +118,4 @@ class Statistics:
     refused: int
     peers: int
     known: int
+    received: Mapping[int, KindTraffic]

@@ -249,6 +249,7 @@ class Swarm:
             refused=self._refused,
             peers=len(self._sessions),
             known=len(self.book),
+            received=dict(self._traffic.kinds),
         )
 
     # --- Running ----------------------------------------------------------------------------------------------------

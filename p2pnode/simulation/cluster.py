@@ -89,6 +89,7 @@ class Member:
     """One place in the network: its key and home outlive every node that runs there."""
 
     place: int
+    host: str
     identity: transport.Identity
     home: Home
     disk: Disk
@@ -100,10 +101,6 @@ class Member:
     starts: int = 0
     problem: BaseException | None = None
     done: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def host(self) -> str:
-        return f"10.0.0.{self.place + 1}"
 
     @property
     def name(self) -> str:
@@ -125,8 +122,16 @@ class Member:
         return dict(self.node.view.status())
 
 
+def in_one_house(place: int) -> str:
+    """The address of a node's host, all behind one router."""
+    return f"10.0.0.{place + 1}"
+
+
 class Cluster:
-    """``founders`` members of a genesis, and ``joiners`` who come by bootstrap. Use inside one trio run."""
+    """``founders`` members of a genesis, and ``joiners`` who come by bootstrap. Use inside one trio run.
+
+    ``strangers``: the genesis says nobody's address, so that the founders find one another by bootstrap, too; and nobody trains yet.
+    """
 
     def __init__(
         self,
@@ -137,24 +142,29 @@ class Cluster:
         joiners: int = 0,
         traitors: dict[int, Kit] | None = None,
         weather: Weather = Weather(),  # noqa: B008 - it is frozen
+        host: Callable[[int], str] = in_one_house,
+        strangers: bool = False,
     ) -> None:
         self.seed = seed
+        self._trains = not strangers
         self.network = Network(random.Random(f"network {seed}"), weather)
         self.nursery: trio.Nursery
         identities = [transport.Identity(bytes([place + 1]) * 32) for place in range(founders + joiners)]
-        self.genesis = make_genesis([(i, f"10.0.0.{p + 1}:{PORT}") for p, i in enumerate(identities[:founders])])
+        named = [(i, "" if strangers else f"{host(p)}:{PORT}") for p, i in enumerate(identities[:founders])]
+        self.genesis = make_genesis(named)
         traitors = traitors or {}
         honest = {i.public_key for p, i in enumerate(identities) if p not in traitors}
         self.watch = Watch(self.genesis, honest, {i.public_key: f"n{p}" for p, i in enumerate(identities)})
         self.members = [
             Member(
                 place=place,
+                host=host(place),
                 identity=identity,
                 home=make_home(directory / f"n{place}", identity, self.genesis if place < founders else None),
                 disk=Disk(random.Random(f"disk {seed} {place}")),
                 kit=observed(traitors.get(place, Kit()), self.watch, honest=place not in traitors),
                 honest=place not in traitors,
-                bootstrap=() if place < founders else (Endpoint("10.0.0.1", PORT),),
+                bootstrap=(Endpoint(host(0), PORT),) if place >= founders or (strangers and place) else (),
             )
             for place, identity in enumerate(identities)
         ]
@@ -184,6 +194,7 @@ class Cluster:
             home=member.home.path,
             listen=Endpoint(member.host, PORT),
             bootstrap=member.bootstrap,
+            train=self._trains,
             repl=False,
             origins={"listen": "--listen"},
         )

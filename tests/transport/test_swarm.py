@@ -15,7 +15,7 @@ from transport.address import Address
 from transport.dialing import DialFailure, Target
 from transport.errors import RequestFailed, UserError
 from transport.events import BootstrapFailed, PeerConnected, PeerDisconnected, TwinSeen
-from transport.framing import encode_frame
+from transport.framing import Kind, encode_frame
 from transport.identity import Identity
 from transport.peerbook import PeerBook
 
@@ -418,6 +418,8 @@ async def test_statistics_count(net: Network) -> None:
     assert sent.bytes_sent > 50_000
     assert sent.bytes_received > 50_000
     assert (received.peers, received.refused) == (1, 0)
+    asked = received.received[Kind.REQUEST]
+    assert asked.frames == 1 and 50_000 < asked.bytes < 50_100
 
 
 async def test_a_connection_that_crashes_us_takes_no_other_along(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
