@@ -62,7 +62,11 @@ DEAD_SECONDS: Final = 15.0  # a busy machine comes back within that time, a rout
 TWIN_SECONDS_MAX: Final = 1.5  # for a connection to prove that it lives, when another process with its key comes
 SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read
 RETIRE_SECONDS_MAX: Final = 2.0  # a duplicate connection drains for this long, and a swap must be over by then
-SEND_BYTES: Final = 256 * KIB  # frames gathered into one write: fewer system calls, yet 0.1 s at 20 Mbit/s
+SEND_BYTES: Final = 256 * KIB  # urgent frames gathered into one write: fewer system calls
+UNSENT_BYTES_MAX: Final = 128 * KIB  # in the socket and not yet on the way: 16 ms at 64 Mbit/s, before a vote's turn
+PIECE_SECONDS: Final = 0.016  # of a known uplink, for one piece of bulk: as long as a vote waits for it, at most
+PIECE_BYTES_MIN: Final = 16 * KIB  # but a record of TLS is never cut: 16 ms at 8 Mbit/s
+PACE_LATE_SECONDS_MAX: Final = 0.02  # by which a busy loop may be late without losing its share of the uplink's budget
 ALONG_SECONDS_MAX: Final = (
     0.02  # what is passed on in case it is needed: a fiftieth of a repetition, several votes on a LAN
 )
@@ -120,6 +124,9 @@ RECORD_FUTURE_SECONDS_MAX: Final = (
 DIALS_MAX: Final = 8  # at once
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members are dialed beyond it
 OUTBOUND_PEERS_MIN: Final = 8  # dialed by us in any case: who fills our places for callers chooses not all of our peers
+OVERLAY_PEERS_MIN: Final = (
+    8  # with which, in a committee that is no full mesh, only members are dialed that we are to be linked to
+)
 OUTBOUND_PER_GROUP_MAX: Final = 1  # links of ours into one netgroup of the internet, members and bootstrap not counted
 SEEDED_PEERS_MIN: Final = 8  # peers with which the bootstrap addresses are not needed any more
 SEED_WAIT_SECONDS: Final = 3.0  # that an address book which has reached so many gets first
