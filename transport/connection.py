@@ -189,9 +189,10 @@ class Connection:
             await trio.sleep_forever()  # the reader ends it at the peer's BYE, or the deadline does
 
     async def _send(self, data: bytes) -> None:
-        self._sending_since = trio.current_time()
+        began = self._sending_since = trio.current_time()
         await self._stream.send_all(data)
         self._sending_since = None
+        self._outbox.took(len(data), trio.current_time() - began)
         self._traffic.sent += len(data)
 
     async def _keep_alive(self) -> None:

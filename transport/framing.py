@@ -35,6 +35,7 @@ class Kind(enum.IntEnum):
     PING = 0x04
     PONG = 0x05
     TWIN = 0x06
+    PART = 0x07
     PEX_NEWS = 0x10
     PEX_REQUEST = 0x11
     PEX_RESPONSE = 0x12
@@ -60,6 +61,7 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
     Kind.PING: 8,
     Kind.PONG: 8,
     Kind.TWIN: BYE_TEXT_BYTES_MAX,
+    Kind.PART: 8 + LEAF_BYTES,
     Kind.PEX_NEWS: 0,
     Kind.PEX_REQUEST: 9,
     Kind.PEX_RESPONSE: 9 + RECORDS_PER_RESPONSE_MAX * 171,
@@ -80,6 +82,7 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
 BULK_KINDS: Final = frozenset({Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED})
 
 _HEADER: Final = struct.Struct(">BI")
+_PART: Final = struct.Struct(">II")
 HEADER_BYTES: Final = _HEADER.size
 _BUFFER_BYTES: Final = READ_BYTES + 2 * max(
     FRAME_BYTES_MAX.values()
@@ -97,6 +100,50 @@ def frame_pieces(kind: int, *parts: Buffer) -> tuple[Buffer, ...]:
     if length > FRAME_BYTES_MAX[kind]:
         raise ValueError(f"a frame of kind 0x{kind:02x} with {length} bytes")
     return (_HEADER.pack(kind, length), *parts)
+
+
+def cut(frame: bytes, *, number: int, bytes_max: int) -> Iterator[bytes]:
+    """A long frame as several short ones, so that others may go between: PART with number u32 | offset u32 | bytes."""
+    step = min(bytes_max - HEADER_BYTES - _PART.size, LEAF_BYTES)
+    for offset in range(0, len(frame), step):
+        yield encode_frame(Kind.PART, _PART.pack(number, offset), memoryview(frame)[offset : offset + step])
+
+
+class FrameJoiner:
+    """Puts parts together again, one frame at a time. What does not go on where it left off is dropped: a connection was lost."""
+
+    __slots__ = ("_number", "_parts")
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._parts = bytearray()
+
+    def take(self, body: bytes) -> tuple[int, bytes] | None:
+        """The frame, where this part is its last. Raises Malformed for a frame that may not be cut, or breaks its cap."""
+        if len(body) <= _PART.size:
+            raise Malformed(f"a part in {len(body)} bytes")
+        number, offset = _PART.unpack_from(body)
+        if offset == 0:
+            self._number = number
+            self._parts.clear()
+        elif number != self._number or offset != len(self._parts):
+            self._parts.clear()
+            return None
+        self._parts += memoryview(body)[_PART.size :]
+        if len(self._parts) < HEADER_BYTES:
+            raise Malformed("a part without the head of its frame")
+        kind, length = _HEADER.unpack_from(self._parts)
+        if kind not in BULK_KINDS and kind < APPLICATION_KIND_MIN:
+            raise Malformed(f"parts of a frame of kind 0x{kind:02x}")
+        if max(length, len(self._parts) - HEADER_BYTES) > FRAME_BYTES_MAX.get(kind, 0):
+            raise Malformed(f"parts of a frame of kind 0x{kind:02x} with {length} bytes")
+        if len(self._parts) < HEADER_BYTES + length:
+            return None
+        if len(self._parts) > HEADER_BYTES + length:
+            raise Malformed("parts longer than their frame")
+        frame = kind, bytes(self._parts[HEADER_BYTES:])
+        self._parts.clear()
+        return frame
 
 
 class FrameDecoder:

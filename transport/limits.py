@@ -120,6 +120,19 @@ RECORD_FUTURE_SECONDS_MAX: Final = (
     86400.0  # a sequence number is milliseconds; a day bounds wrong clocks, and squatting
 )
 
+# --- Reachability ---------------------------------------------------------------------------------------------------
+DIAL_BACK_PEERS: Final = 3  # asked at a time: one may be behind the same router, one may lie
+DIAL_BACK_GATHER_SECONDS: Final = 1.0  # from the first peer on, so that those asked can be of several netgroups
+DIAL_BACK_AGAIN_SECONDS: Final = 60.0  # while it is not known to be reachable: who opens a port wants to see it soon
+DIAL_BACK_CHECK_SECONDS: Final = 600.0  # afterwards: routers forget, addresses change
+DIAL_BACK_SECONDS_MAX: Final = 15.0  # for one: CONNECT + TLS + HELLO are 13 s
+DIAL_BACK_ANSWERS_MAX: Final = 32  # of the last that were asked; three count
+OWN_ADDRESS_GROUPS_MIN: Final = 2  # netgroups that must see this node at an address; one alone could be one liar
+DIAL_BACKS_AT_ONCE: Final = 4  # for others, all together; more are told "not now", and ask somebody else
+DIAL_BACKS_BURST: Final = 3.0  # for one peer, at its own address only, so that a small frame hits nobody else
+DIAL_BACKS_SECONDS: Final = 30.0  # one more for that peer; an honest one asks once a minute at most
+PROBE_SECONDS_MAX: Final = 2.0  # a probe keeps its place at the door for as long, after its ACK, to say BYE
+
 # --- Dialing and bans -----------------------------------------------------------------------------------------------
 DIALS_MAX: Final = 8  # at once
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members are dialed beyond it

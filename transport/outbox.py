@@ -2,8 +2,9 @@
 
 Urgent frames are never waited for: their producer must not block, so overflow means that the peer is seconds behind
 and is dropped. Those that may come a moment later go along with the next one, because a write of its own costs both ends
-more than the frame. Bulk frames make their producer wait. The queues belong to the peer and not to a connection, so a
-duplicate connection can be closed without losing a frame (session.py).
+more than the frame. Bulk frames make their producer wait, and are written piece by piece as the uplink's budget allows
+(pacing.py), each piece no longer than a vote may wait for it: what the link showed to take longer is cut (framing.py). The
+queues belong to the peer and not to a connection, so a duplicate connection can be closed without losing a frame (session.py).
 """
 
 from __future__ import annotations
@@ -15,16 +16,31 @@ from collections.abc import Sequence
 import trio
 
 from transport.content import Buffer
-from transport.limits import ALONG_SECONDS_MAX, BULK_BYTES_MAX, SEND_BYTES, URGENT_BYTES_MAX, URGENT_FRAMES_MAX
+from transport.framing import cut
+from transport.limits import (
+    ALONG_SECONDS_MAX,
+    BULK_BYTES_MAX,
+    PIECE_BYTES_MIN,
+    PIECE_SECONDS,
+    SEND_BYTES,
+    URGENT_BYTES_MAX,
+    URGENT_FRAMES_MAX,
+)
+from transport.pacing import Pacer
 
 
 class Outbox:
-    def __init__(self) -> None:
+    def __init__(self, pacer: Pacer | None = None) -> None:
+        """`pacer`: of the whole node; without one there is no budget."""
+        self._pacer = Pacer() if pacer is None else pacer
         self._urgent: deque[bytes] = deque()
         self._bulk: deque[tuple[Sequence[Buffer], int]] = deque()
         self._urgent_bytes = 0
         self._urgent_due = math.inf  # when to write them
         self._bulk_bytes = 0
+        self._booked: tuple[float, int] | None = None  # when the next piece of bulk may be written, and its size
+        self._link_piece_bytes = float(SEND_BYTES)  # of bulk, that this peer's link takes in PIECE_SECONDS
+        self._cuts = 0
         self._writers = trio.lowlevel.ParkingLot()
         self._producers = trio.lowlevel.ParkingLot()
         self.is_overflown = False
@@ -60,8 +76,9 @@ class Outbox:
         return True
 
     def gather(self) -> bytes:
-        """Up to SEND_BYTES of frames, the urgent ones first, as one buffer; empty if there are none to be written yet."""
-        if self._due() > trio.current_time():
+        """Up to SEND_BYTES of urgent frames and a piece of bulk, as one buffer; empty if there is none to be written yet."""
+        now = trio.current_time()
+        if self._due() > now:
             return b""
         frames: list[Buffer] = []
         size = 0
@@ -69,18 +86,22 @@ class Outbox:
             frame = self._urgent.popleft()
             frames.append(frame)
             size += len(frame)
-        self._urgent_bytes -= size
+        if size:
+            self._urgent_bytes -= size
+            self._pacer.spend(size, now)
         if not self._urgent:
             self._urgent_due = math.inf
-        urgent_size = size
-        while self._bulk and (not frames or size + self._bulk[0][1] <= SEND_BYTES):
-            pieces, length = self._bulk.popleft()
-            frames += pieces
-            size += length
-        if size > urgent_size:
-            self._bulk_bytes -= size - urgent_size
-            self._producers.unpark_all()
+        if not self._urgent and self._bulk_due() <= now:
+            frames += self._take_piece()
         return b"".join(frames)
+
+    def took(self, count: int, seconds: float) -> None:
+        """What writing so many bytes took: pieces of bulk are made shorter where a vote would wait too long for one."""
+        if count >= self._link_piece_bytes / 2:
+            if seconds > PIECE_SECONDS:
+                self._link_piece_bytes = max(self._link_piece_bytes / 2, PIECE_BYTES_MIN)
+            elif seconds < PIECE_SECONDS / 4:
+                self._link_piece_bytes = min(self._link_piece_bytes * 2, SEND_BYTES)
 
     async def wait(self) -> None:
         """Until there is something to write or a reason to look again."""
@@ -97,11 +118,47 @@ class Outbox:
         """Make writers look again: one of them was told to stop."""
         self._writers.unpark_all()
 
+    @property
+    def _piece_bytes(self) -> int:
+        return int(min(self._link_piece_bytes, self._pacer.piece_bytes))
+
     def _due(self) -> float:
-        return -math.inf if self._bulk or self.is_overflown else self._urgent_due
+        return -math.inf if self.is_overflown else min(self._urgent_due, self._bulk_due())
+
+    def _bulk_due(self) -> float:
+        """When the next piece may be written. It is booked once, in the order in which peers have one to write."""
+        if not self._bulk:
+            return math.inf
+        if self._booked is None:
+            size, most = 0, self._piece_bytes
+            for _, length in self._bulk:
+                if size and size + length > most:
+                    break
+                size += length
+            self._booked = self._pacer.book(size, trio.current_time()), size
+        return self._booked[0]
+
+    def _take_piece(self) -> list[Buffer]:
+        """What was booked."""
+        assert self._booked is not None
+        left, taken = self._booked[1], []
+        while left > 0:
+            pieces, length = self._bulk.popleft()
+            taken += pieces
+            left -= length
+            self._bulk_bytes -= length
+        self._booked = None
+        self._producers.unpark_all()
+        return taken
 
     def _queue_bulk(self, frame: Sequence[Buffer], size: int) -> None:
-        self._bulk.append((frame, size))
-        self._bulk_bytes += size
+        if size > self._piece_bytes:
+            self._cuts = (self._cuts + 1) % 2**32
+            for part in cut(b"".join(frame), number=self._cuts, bytes_max=self._piece_bytes):
+                self._bulk.append(((part,), len(part)))
+                self._bulk_bytes += len(part)
+        else:
+            self._bulk.append((frame, size))
+            self._bulk_bytes += size
         if self._writers:
             self._writers.unpark_all()

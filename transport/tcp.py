@@ -7,11 +7,14 @@ does, `send_all` does not).
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from typing import Final
 
 import trio
+
+from transport.limits import UNSENT_BYTES_MAX
 
 _READ_BYTES: Final = 64 * 1024  # where the caller leaves it open
 
@@ -22,6 +25,9 @@ class TcpStream(trio.abc.Stream):
     def __init__(self, stream: trio.SocketStream) -> None:
         self.socket = socket.socket(fileno=stream.socket.detach())
         self.socket.setblocking(False)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS; elsewhere more waits before what comes after it
+            with contextlib.suppress(OSError):  # not TCP
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         self._is_drained = True  # the last read took all that there was: ask for nothing before the system says so
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
