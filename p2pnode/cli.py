@@ -20,6 +20,7 @@ from p2pnode import __version__, render
 from p2pnode.config import Config, load_config
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
 from p2pnode.home import Home, find_home
+from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.simulation.flags import simulate
 
 if TYPE_CHECKING:
@@ -171,6 +172,9 @@ def start(
     ] = None,
     announce: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if elsewhere.", show_default=False)
+    ] = None,
+    upload_mbit: Annotated[
+        float | None, typer.Option(metavar="MBIT", help="What payloads may take of the uplink (all).", show_default=False)
     ] = None,
     network: Annotated[
         str | None, typer.Option(metavar="ID", help="Join no network but this one.", show_default=False)
@@ -384,10 +388,22 @@ def localnet(
         str | None,
         typer.Option(metavar="equivocate|bad-root|hollow|huge|silent", help="What they do.", show_default=False),
     ] = None,
+    latency: Annotated[float, typer.Option(metavar="MS", help="Delay of every link, one way.")] = 0.0,
+    jitter: Annotated[float, typer.Option(metavar="MS", help="By how much the delay varies, up and down.")] = 0.0,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(metavar="MBIT", help="What a node sends a second, to all together.", show_default=False),
+    ] = None,
+    drop: Annotated[float, typer.Option(metavar="P", help="Share of segments lost, and sent again by TCP.")] = 0.0,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AT:SECONDS:GROUPS", help="Cut links: 10:5:1,2/3,4 or 10:5:3>1; repeatable."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Run and judge a whole network on this machine."""
     from p2pnode.localnet import LocalnetOptions, run_localnet
+    from p2pnode.localnet.weather import Weather, parse_partition
 
     options = LocalnetOptions(
         nodes=nodes,
@@ -400,6 +416,7 @@ def localnet(
         kill=kill,
         byzantine=byzantine,
         attack=attack,
+        weather=Weather(latency, jitter, bandwidth, drop, tuple(parse_partition(text) for text in partition or ())),
     )
     return run_localnet(options)
 
@@ -460,22 +477,9 @@ app.command(rich_help_panel="Train")(simulate)
 # --- settings ------------------------------------------------------------------------------------------------------------------
 
 
-@app.command("id", rich_help_panel="Settings")
-def identity(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
-    """The node's id, key, and its line as a founder."""
-    from transport.identity import Identity
-
-    settings = load_config({"home": home})
-    place = Home(settings.home)
-    if place.key.exists():
-        me = Identity.load(place.key)
-    else:
-        place.create()
-        me = Identity.create(place.key)
-        _say(f"made a new key: {place.key}")
-    key = me.public_key.hex()
-    facts = {"node": me.node_id, "public_key": key, "founder": f"{key}@{settings.announce or settings.listen}"}
-    return _show(facts, as_json, render.facts)
+app.command("id", rich_help_panel="Settings")(identity)
+app.command("export-key", rich_help_panel="Settings")(export_key)
+app.command("import-key", rich_help_panel="Settings")(import_key)
 
 
 @config_app.command("show")

@@ -6,6 +6,7 @@ engine), nor a way to run nodes for long.
 
 Read ``harness.py`` first: a run as a story. Then ``options.py`` (what can be asked for), ``founding.py`` (homes, keys,
 one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``kills.py`` (who dies when),
+``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut),
 ``readings.py`` (what nodes say), ``verdict.py`` (whether it was good), ``display.py`` (what one sees).
 
 For editors: no figure is computed here that a node could be asked for.

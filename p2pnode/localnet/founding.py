@@ -14,6 +14,7 @@ from p2pnode.home import Home
 from p2pnode.localnet.options import LocalnetOptions
 from p2pnode.localnet.processes import PYTHON, Fleet, Node, free_ports, node_command
 from p2pnode.localnet.readings import NodeId
+from p2pnode.localnet.weather import write_forecast
 from transport.identity import Identity
 
 
@@ -22,12 +23,16 @@ async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list
     ports = free_ports(options.nodes)
     identities: list[Identity] = []
     nodes: list[Node] = []
+    forecast = None if options.weather.is_fair else forecast_in(directory)
+    if forecast is not None:
+        write_forecast(forecast, options.weather, ports, seed=options.seed, began=None)
     for index, port in enumerate(ports):
         home = Home(directory / f"node-{index + 1}")
         home.create()
         identity = Identity.create(home.key)
         attack = options.attack_name if index in options.byzantine_indices else None
-        command = node_command(home.path, port=port, peers=[p for p in ports if p != port], attack=attack)
+        peers = [p for p in ports if p != port]
+        command = node_command(home.path, port=port, peers=peers, attack=attack, forecast=forecast)
         nodes.append(Node(index, NodeId(identity.node_id), home, port, command, attack))
         identities.append(identity)
     founders = [f"{who.public_key.hex()}@127.0.0.1:{port}" for who, port in zip(identities, ports, strict=True)]
@@ -36,6 +41,11 @@ async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list
         for node in nodes[1:]:
             nursery.start_soon(_take_genesis, fleet, node, nodes[0].home.genesis)
     return nodes
+
+
+def forecast_in(directory: Path) -> Path:
+    """Where the nodes of a run read what their links are like."""
+    return directory / "weather.json"
 
 
 async def _take_genesis(fleet: Fleet, node: Node, genesis: Path) -> None:

@@ -25,12 +25,13 @@ import trio
 from p2pnode import genesis
 from p2pnode.errors import ExitCode
 from p2pnode.localnet import display, kills, verdict
-from p2pnode.localnet.founding import found
+from p2pnode.localnet.founding import forecast_in, found
 from p2pnode.localnet.options import LocalnetOptions
 from p2pnode.localnet.processes import INTERRUPTED_STOP_SECONDS_MAX, Fleet, Node, leftovers, open_fleet, tracebacks
 from p2pnode.localnet.questions import Questions
 from p2pnode.localnet.readings import EvidenceRow, Status
-from p2pnode.localnet.verdict import Kill, NodeOutcome, Outcome
+from p2pnode.localnet.verdict import Cut, Kill, NodeOutcome, Outcome
+from p2pnode.localnet.weather import Partition, write_forecast
 from p2pnode.store import Store
 
 POLL_SECONDS = 0.2
@@ -77,6 +78,8 @@ class Run:
         self.evidence_seen: set[EvidenceRow] = set()
         self.kills: list[Kill] = []
         self.members = len(nodes)  # as the honest were last heard to say
+        self.cuts: list[Cut] = []  # partitions that have begun
+        self.cuts_open = 0
         self.troubles: list[str] = []
         self.wall_seconds: float | None = None
         self.validation_loss_first: float | None = None
@@ -97,7 +100,7 @@ class Run:
         while not reached():
             if any(node.troubles for node in self.honest):
                 raise RunFailed(f"gave up waiting for {what}: an honest node is gone")
-            if self._progress() != progress:
+            if self._progress() != progress or self.cuts_open:
                 progress, deadline = self._progress(), time.monotonic() + seconds_max
             if time.monotonic() > deadline:
                 raise RunFailed(f"gave up waiting for {what}: nothing moved for {seconds_max:.0f} seconds")
@@ -166,12 +169,36 @@ async def _train(run: Run, nursery: trio.Nursery) -> None:
         nursery.start_soon(_order_training, run, node)
     killing = _Killing(run)
     nursery.start_soon(killing.carry_out)
+    if not run.options.weather.is_fair:
+        nursery.start_soon(_begin_weather, run, nursery)
     await run.until(
         lambda: killing.over and all(run.height(node) >= target for node in run.honest),
         what=f"height {target} on every honest node",
         seconds_max=STALL_SECONDS_MAX,
     )
     run.wall_seconds = time.monotonic() - run.started_at
+
+
+async def _begin_weather(run: Run, nursery: trio.Nursery) -> None:
+    """From now on partitions count."""
+    weather, ports = run.options.weather, [node.port for node in run.nodes]
+    forecast = forecast_in(run.nodes[0].home.path.parent)
+    write_forecast(forecast, weather, ports, seed=run.options.seed, began=time.monotonic())
+    for partition in weather.partitions:
+        nursery.start_soon(_watch_partition, run, partition)
+
+
+async def _watch_partition(run: Run, partition: Partition) -> None:
+    """Say when it begins and ends. The nodes carry it out by themselves."""
+    await trio.sleep(partition.at_seconds)
+    cut = Cut.of(partition, members=len(run.nodes), height=max(map(run.height, run.honest)))
+    without = "" if cut.quorum else ", and no side has a quorum"
+    run.shown.note(f"partition {cut.groups} for {cut.seconds:g} s{without}")
+    run.cuts.append(cut)
+    run.cuts_open += 1
+    await trio.sleep(partition.seconds)
+    run.cuts_open -= 1
+    run.shown.note(f"partition {cut.groups} is over")
 
 
 def _all_met(run: Run) -> bool:
@@ -351,6 +378,8 @@ async def _read_everything(run: Run) -> Outcome:
         wall_seconds=run.wall_seconds,
         nodes=tuple(outcomes[node.index] for node in run.nodes),
         kills=tuple(run.kills),
+        cuts_planned=len(run.options.weather.partitions),
+        cuts=tuple(run.cuts),
         validation_loss_first=run.validation_loss_first,
         troubles=tuple(run.troubles),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pnode.errors import ExitCode, UserError
+from p2pnode.localnet.weather import FAIR, Weather, check_weather
 
 # Every node is a process with its own torch, about 300 MB resident: a laptop's memory ends near here.
 NODES_MAX = 32
@@ -35,6 +36,7 @@ class LocalnetOptions:
     kill: int = 0
     byzantine: int = 0
     attack: str | None = None
+    weather: Weather = FAIR
 
     @property
     def tolerated_faults(self) -> int:
@@ -70,6 +72,7 @@ def check_options(options: LocalnetOptions) -> None:
     _check_range("--kill", options.kill, low=0, high=ROUNDS_MAX)
     _check_range("--byzantine", options.byzantine, low=0, high=options.nodes)
     _check_faults(options)
+    check_weather(options.weather, nodes=options.nodes)
     if options.data is not None and not options.data.is_file():
         raise _refuse(f"--data {options.data}: no such file", "give a text file")
     if options.home is not None and options.home.exists() and not _is_empty_directory(options.home):

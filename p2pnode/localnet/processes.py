@@ -179,12 +179,18 @@ async def open_fleet(temporary: Path | None) -> AsyncIterator[Fleet]:
             nursery.cancel_scope.cancel()
 
 
-def node_command(home: Path, *, port: int, peers: Sequence[int], attack: str | None) -> tuple[str, ...]:
-    """The command line of one node: what a user would type, or the module of attacks, which ``start`` cannot reach."""
+def node_command(
+    home: Path, *, port: int, peers: Sequence[int], attack: str | None, forecast: Path | None = None
+) -> tuple[str, ...]:
+    """The command line of one node: what a user would type, or the module of attacks, which ``start`` cannot reach.
+
+    With a ``forecast`` (weather.py), behind links that are as it says.
+    """
     module = ["p2pnode", "start", "--no-repl"] if attack is None else ["p2pnode.attacks", "--attack", attack]
     bootstrap = [word for peer in peers for word in ("--bootstrap", f"127.0.0.1:{peer}")]
+    shaped = ["p2pnode.localnet.shaped", str(forecast), str(port)] if forecast else []
     return (
-        *(*PYTHON, *module, "--home", str(home), "--listen", f"127.0.0.1:{port}"),
+        *(*PYTHON, *shaped, *module, "--home", str(home), "--listen", f"127.0.0.1:{port}"),
         *("--no-train", "--threads", "1", *bootstrap),
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from p2pnode.localnet.readings import EvidenceRow, Json, NodeId, Round, Status
+from p2pnode.localnet.weather import Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,24 @@ class Kill:
     seconds_down: float
     undecided: bool = True
     came_back: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One partition that began: who was cut from whom, and whether any side could still decide. Rounds that nobody could decide
+    are no fault. ``height``: the last decided one when it began."""
+
+    at_seconds: float
+    seconds: float
+    groups: str
+    quorum: bool
+    height: int
+
+    @staticmethod
+    def of(partition: Partition, *, members: int, height: int) -> "Cut":
+        needed = members * 2 // 3 + 1  # SPEC.md, Q1
+        has_quorum = any(len(side) >= needed for side in partition.sides(members))
+        return Cut(partition.at_seconds, partition.seconds, partition.words(), has_quorum, height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,8 @@ class Outcome:
     wall_seconds: float | None  # from the order to train until the last honest node had decided the last height
     nodes: tuple[NodeOutcome, ...]
     kills: tuple[Kill, ...] = ()
+    cuts_planned: int = 0
+    cuts: tuple[Cut, ...] = ()
     validation_loss_first: float | None = None  # of M(0), by one honest node
     troubles: tuple[str, ...] = ()  # sentences: what went wrong with the run as a whole
 
@@ -113,6 +134,16 @@ def summary(outcome: Outcome) -> dict[str, Json]:
             {"node": k.node, "height": k.height, "phase": k.phase, "seconds_down": _rounded(k.seconds_down, 2)}
             for k in outcome.kills
         ],
+        "partitions": [
+            {
+                "at_seconds": c.at_seconds,
+                "seconds": c.seconds,
+                "groups": c.groups,
+                "quorum": c.quorum,
+                "height": c.height,
+            }
+            for c in outcome.cuts
+        ],
     }
 
 
@@ -162,6 +193,8 @@ def _no_honest_node_in_evidence(outcome: Outcome) -> Iterator[str]:
     for row in sorted(_evidence(outcome.honest), key=_order):
         if row.node in names:
             yield f"{names[row.node]} is honest but stands in evidence: {row.kind} at height {row.height}"
+    if outcome.cuts:
+        return  # who is cut off for long is absent, and comes back like any newcomer
     for node in sorted(_evicted(outcome.honest) & names.keys()):
         yield f"{names[node]} is honest but was evicted"
 
@@ -178,6 +211,11 @@ def _each_kill_hit_and_came_back(outcome: Outcome) -> Iterator[str]:
         yield f"only {len(outcome.kills)} of {outcome.kills_planned} kills happened before the last round was over"
 
 
+def _each_partition_began(outcome: Outcome) -> Iterator[str]:
+    if len(outcome.cuts) < outcome.cuts_planned:
+        yield f"only {len(outcome.cuts)} of {outcome.cuts_planned} partitions began before the last round was over"
+
+
 def _no_trouble(outcome: Outcome) -> Iterator[str]:
     """No other exit, no traceback in a log, no process, socket or port left, nothing wrong with the run as a whole."""
     yield from outcome.troubles
@@ -191,6 +229,7 @@ _CONDITIONS: tuple[Callable[[Outcome], Iterator[str]], ...] = (
     _held_out_loss_fell,
     _no_honest_node_in_evidence,
     _each_kill_hit_and_came_back,
+    _each_partition_began,
     _no_trouble,
 )
 

@@ -30,7 +30,7 @@ from p2pnode.localnet.readings import (
     rounds_from,
     status_from,
 )
-from p2pnode.localnet.verdict import Kill, NodeOutcome, Outcome, percentile, reasons, summary
+from p2pnode.localnet.verdict import Cut, Kill, NodeOutcome, Outcome, percentile, reasons, summary
 
 TARGET = 3
 
@@ -112,6 +112,7 @@ def test_a_good_run_is_ok() -> None:
 
 
 A_KILL = Kill(NodeId("a" * 40), height=2, phase="prepare", seconds_down=1.234)
+A_CUT = Cut(at_seconds=3.0, seconds=2.0, groups="4", quorum=True, height=1)
 BROKEN = [
     (with_first(status=None, rounds=()), "node a never answered"),
     (with_first(status=a_status(height=2), rounds=some_rounds(2)), "node a stopped at height 2 of 3"),
@@ -146,6 +147,7 @@ BROKEN = [
         an_outcome(kills=(replace(A_KILL, came_back=False),), kills_planned=1),
         "the kill of node a at height 2 (prepare): the node did not come back",
     ),
+    (an_outcome(cuts_planned=1), "only 0 of 1 partitions began before the last round was over"),
     (
         an_outcome(kills=(A_KILL,), kills_planned=2),
         "only 1 of 2 kills happened before the last round was over",
@@ -162,6 +164,13 @@ def test_each_broken_condition_gives_its_reason_and_no_other(outcome: Outcome, r
     assert summary(outcome)["reasons"] == [reason]
 
 
+def test_whoever_was_cut_off_for_so_long_that_it_was_put_out_is_no_fault() -> None:
+    gone = replace(some_rounds()[1], evicted=(NodeId("b" * 40),))
+    put_out = with_first(rounds=(some_rounds()[0], gone, some_rounds()[2]))
+    assert reasons(put_out) == ["node b is honest but was evicted"]
+    assert reasons(replace(put_out, cuts=(A_CUT,), cuts_planned=1)) == []
+
+
 def test_a_byzantine_node_cannot_break_the_verdict_by_its_word() -> None:
     liar = a_node("d", attack="bad-root", status=None, rounds=(), validation_loss=None)
     evidence = (EvidenceRow(liar.node, "double_prepare", 2),)
@@ -174,12 +183,13 @@ def test_a_byzantine_node_cannot_break_the_verdict_by_its_word() -> None:
 
 
 def test_the_summary_has_the_fields_of_the_design_and_is_json() -> None:
-    told = summary(an_outcome(kills=(A_KILL,), kills_planned=1))
+    told = summary(an_outcome(kills=(A_KILL,), kills_planned=1, cuts=(A_CUT,), cuts_planned=1))
     assert list(json.loads(json.dumps(told, allow_nan=False))) == [
         *("verdict", "reasons", "nodes", "height", "rounds_committed", "wall_seconds", "model_roots", "heights"),
         *("loss_first", "loss_last", "validation_loss_first", "validation_loss_last", "parameters", "tokens_total"),
         *("tokens_per_second", "payload_bytes_per_parameter_per_round", "bytes_sent_total", "compute_fraction"),
         *("consensus_seconds_p50", "consensus_seconds_p99", "views_max", "byzantine", "evidence", "evicted", "killed"),
+        "partitions",
     ]
     assert told["height"] == TARGET
     assert told["rounds_committed"] == TARGET
@@ -189,6 +199,7 @@ def test_the_summary_has_the_fields_of_the_design_and_is_json() -> None:
     assert (told["tokens_total"], told["tokens_per_second"]) == (2000, 200.0)
     assert told["payload_bytes_per_parameter_per_round"] == 0.03
     assert (told["consensus_seconds_p50"], told["consensus_seconds_p99"]) == (0.02, 0.03)
+    assert told["partitions"] == [{"at_seconds": 3.0, "seconds": 2.0, "groups": "4", "quorum": True, "height": 1}]
     assert told["killed"] == [{"node": "a" * 40, "height": 2, "phase": "prepare", "seconds_down": 1.23}]
 
 

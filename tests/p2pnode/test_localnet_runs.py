@@ -67,6 +67,21 @@ def test_one_of_four_attacks(small: str, attack: str) -> None:
     assert len(result["heights"]) == 3
 
 
+def test_links_that_are_slow_lose_and_are_cut(small: str) -> None:
+    """At first one is cut off and three go on, then nobody can decide, then one link carries nothing one way."""
+    cuts = ("4", "1,2/3,4", "3>1")
+    flags = [word for at, groups in zip((1, 4, 8), cuts, strict=True) for word in ("--partition", f"{at}:2:{groups}")]
+    links = ("--latency", "20", "--jitter", "5", "--drop", "0.01", "--bandwidth", "20")
+    result = localnet("--size", small, "--rounds", "12", *links, *flags)
+    assert [(cut["groups"], cut["quorum"]) for cut in result["partitions"]] == [
+        ("4", True),
+        ("1,2/3,4", False),
+        ("3>1", True),
+    ]
+    assert result["rounds_committed"] == 12
+    assert result["consensus_seconds_p50"] >= 0.040  # a proposal and two votes, each 20 ms away
+
+
 def test_ctrl_c_ends_everything_within_two_seconds(small: str, tmp_path: Path) -> None:
     temporary = tmp_path / "t"
     temporary.mkdir()
