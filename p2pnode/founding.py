@@ -45,8 +45,9 @@ def identity_of(home: Home) -> transport.Identity:
     """The node's key: the one in the home, or a new one.
 
     Raises:
-        SetUpError: it is readable by others, damaged, or cannot be written.
+        SetUpError: it is readable by others, damaged, or cannot be written; or it has moved to another home.
     """
+    home.check_key_is_here()
     try:
         return transport.Identity.load(home.key) if home.key.exists() else transport.Identity.create(home.key)
     except transport.UserError as problem:

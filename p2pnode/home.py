@@ -43,6 +43,11 @@ class Home:
         return self.path / "node.key"
 
     @property
+    def moved(self) -> Path:
+        """Stands where ``p2pnode export-key`` took the key away, and says where to."""
+        return self.path / "node.moved"
+
+    @property
     def genesis(self) -> Path:
         return self.path / "genesis.json"
 
@@ -86,6 +91,15 @@ class Home:
     def initialised(self) -> bool:
         """Whether the node belongs to a network already."""
         return self.genesis.exists()
+
+    def check_key_is_here(self) -> None:
+        """Raise SetUpError where the key has moved: making another, or using what a crash left of it, is not what anybody wants."""
+        if self.moved.exists():
+            file = self.moved.read_text(encoding="utf-8", errors="replace").strip()
+            raise SetUpError(
+                f"home {self.path}: its key has moved to {file}: nothing votes from here any more",
+                "p2pnode import-key takes a moved key into a home, also back into this one; --home names another home",
+            )
 
     def create(self) -> None:
         """Make the directory for the owner alone (0700); refuse one that others can write to."""

@@ -18,7 +18,7 @@ from p2pnode.gossip import Gossip, message_of
 from p2pnode.logs import Logger
 from p2pnode.store import Store
 from p2pnode.timings import round_facts
-from p2pnode.vote_records import Announced, Decided, Signed, Silent, VoteRecord, decode, encode
+from p2pnode.vote_records import Announced, Decided, Moved, Signed, Silent, VoteRecord, decode, encode
 from p2pnode.wal import Recovered, VoteLog, recover
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 
@@ -84,6 +84,8 @@ def take_up(path: Path, standing: Standing, *, gossip: Gossip, log: Logger) -> R
         anew = [encode(Silent(revival.height))]
         hint = f"observing until height {revival.height} is decided, then voting again"
         log.error("vote log not usable", reason=revival.why, hint=hint)
+    elif problem is None:  # else this node decides alone, and has said so
+        revival = _arrival(records, standing, engine)
     return Recovery(
         VoteLog(path, anew=anew), engine(voting=revival is None), partial(engine, voting=False), revival, records
     )
@@ -103,6 +105,11 @@ def _silence(records: Iterable[VoteRecord], height: int) -> int:
     return max((r.height for r in records if isinstance(r, Silent) and r.height > height), default=0)
 
 
+def _height_moved(records: Iterable[VoteRecord]) -> int:
+    """What was decided where this key came from, 0 where it never moved or that is long ago."""
+    return max((r.height for r in records if isinstance(r, Moved)), default=0)
+
+
 def _revival(
     records: Iterable[VoteRecord],
     problem: str | None,
@@ -120,8 +127,21 @@ def _revival(
     if state.membership.current.members == (standing.me,):
         log.error("vote log not usable", reason=problem, hint="this node decides alone and goes on from its chain")
         return None
-    height = _silence(records, state.height) or standing.height_seen + 2
+    height = _silence(records, state.height) or max(standing.height_seen, _height_moved(records)) + 2
     return Revival(height, engine, f"the vote log cannot be trusted: {problem}")
+
+
+def _arrival(
+    records: Iterable[VoteRecord], standing: Standing, engine: Callable[[], consensus.Engine]
+) -> Revival | None:
+    """A key from another home signs nothing before this one has decided as far: the log that came with it is whole above that alone.
+
+    Also where the committee of our height is this node alone: the chain that it began may have gone on without this home.
+    """
+    height = _height_moved(records)
+    if height <= standing.state().height:
+        return None
+    return Revival(height, engine, "this key came from another home, whose chain went on to there")
 
 
 def restore_decisions(path: Path, store: Store, chain_id: consensus.Digest) -> int:

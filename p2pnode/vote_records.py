@@ -1,9 +1,10 @@
-"""What stands in the vote log: four kinds of records, and the one place that writes and reads them.
+"""What stands in the vote log: five kinds of records, and the one place that writes and reads them.
 
     V  an engine's record (``consensus.record``): a statement of ours, or what it rests on
     C  the height, then the envelope of our own CONTRIBUTION
     D  a decision: the block, then its certificate; until the chain file has it for good
     S  the height until whose decision this node signs nothing, because it lost an earlier log
+    M  the height that was decided in the home that this key came from
 
 What it is not: the file (``wal``), or what a start makes of the records (``recovery``).
 
@@ -49,7 +50,14 @@ class Silent:
     height: int
 
 
-VoteRecord: TypeAlias = Signed | Announced | Decided | Silent
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """``height`` was decided where this key was before: what it signed up to there may stand in no log any more."""
+
+    height: int
+
+
+VoteRecord: TypeAlias = Signed | Announced | Decided | Silent | Moved
 
 
 def encode(record: VoteRecord) -> bytes:
@@ -63,6 +71,8 @@ def encode(record: VoteRecord) -> bytes:
             return b"D" + len(block).to_bytes(4, "big") + block + record.certificate.encode()
         case Silent():
             return b"S" + record.height.to_bytes(8, "big")
+        case Moved():
+            return b"M" + record.height.to_bytes(8, "big")
         case _:
             assert_never(record)
 
@@ -85,5 +95,7 @@ def decode(data: bytes) -> VoteRecord:
             return Decided(consensus.Block.decode(data[5:end]), certificate)
         case b"S" if len(data) == 9:
             return Silent(int.from_bytes(data[1:9], "big"))
+        case b"M" if len(data) == 9:
+            return Moved(int.from_bytes(data[1:9], "big"))
         case _:
             raise consensus.Malformed(f"a record of kind {data[:1]!r}")

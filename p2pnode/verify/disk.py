@@ -22,7 +22,7 @@ from p2pnode.recovery import read_records
 from p2pnode.verify.chain import VerifiedChain
 from p2pnode.verify.database import Database
 from p2pnode.verify.report import Report
-from p2pnode.vote_records import Announced, Decided, Signed, VoteRecord
+from p2pnode.vote_records import Announced, Decided, Moved, Signed, VoteRecord
 from p2pnode.wal import recover
 from transport import content
 
@@ -61,6 +61,9 @@ def read_votes(home: Home, report: Report) -> Logged:
 def check_key(home: Home, pinned: bytes | None, logged: Logged, report: Report) -> bytes | None:
     """The public key of this home, where its file is what it was."""
     file = home.key.name
+    if home.moved.exists():
+        report.note(f"{file}: it has moved to another home")
+        return None
     if not home.key.exists():
         report.note(f"{file}: there is none here")
         return None
@@ -128,6 +131,9 @@ def check_votes(logged: Logged, chain: VerifiedChain, database: Database, key: b
     report.statements = len(statements)
     top = _check_decisions(logged, chain, report)
     seen = max((said.height for said in slots.values()), default=0)
+    top = max(
+        [top, *(record.height for record in logged.records if isinstance(record, Moved))]
+    )  # decided in another home
     if chain.state.height == database.height() and seen > top + 1:
         report.fault(
             database.file,

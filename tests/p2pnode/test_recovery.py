@@ -11,7 +11,7 @@ from consensus.record import record_of_vote
 from p2pnode.driver import Driver
 from p2pnode.recovery import Recovery, Standing, chain_shows, logged_contributions, restore_decisions, take_up
 from p2pnode.verify import Wishes, verify
-from p2pnode.vote_records import Announced, Decided, Signed, Silent, decode, encode
+from p2pnode.vote_records import Announced, Decided, Moved, Signed, Silent, decode, encode
 from p2pnode.wal import VoteLog, recover
 from tests.p2pnode.little import Chain, RecordingLog, contribution, identities, make_genesis, payload, sign, until
 from tests.p2pnode.rig import Rig
@@ -52,6 +52,22 @@ async def test_silence_outlives_a_restart_and_grows_no_longer(rig, tmp_path):
     for _ in range(2):
         revival = recovered(rig, path, seen=7).revival
         assert (revival and revival.height) == (5 if len(rig.rounds.state.membership.current) > 1 else None)
+
+
+async def test_a_key_from_another_home_is_silent_until_this_one_has_decided_as_far_and_keeps_its_votes(rig, tmp_path):
+    """Whoever shows it a shorter chain gets no second vote for a height whose first one stands in no log any more; alone, too."""
+    path = tmp_path / "votes"
+    vote = Signed(consensus.Record(consensus.RecordKind.BLOCK, 6, 0, b"a block"))
+    VoteLog(path, anew=[encode(vote), encode(Moved(5))]).close()
+    for _ in range(2):
+        recovery = recovered(rig, path)
+        assert recovery.revival.height == 5 and "from another home" in recovery.revival.why
+        assert recovery.records == (vote, Moved(5))
+    VoteLog(path, anew=[encode(vote), encode(Moved(rig.rounds.state.height))]).close()
+    assert recovered(rig, path).revival is None
+    if len(rig.rounds.state.membership.current) > 1:  # and then the log is damaged
+        VoteLog(path, anew=[encode(Moved(5)), b"Xyz"]).close()
+        assert recovered(rig, path, seen=3).revival.height == 7
 
 
 async def test_what_was_announced_is_found_by_its_height(rig, tmp_path):

@@ -23,7 +23,7 @@ from p2pnode.verify import Report, Wishes, chainfile, database, disk, verify
 from p2pnode.verify import chain as chain_module
 from p2pnode.verify import replay as replay_module
 from p2pnode.verify.report import Fault
-from p2pnode.vote_records import Announced, Decided, Signed, encode
+from p2pnode.vote_records import Announced, Decided, Moved, Signed, encode
 from p2pnode.wal import VoteLog
 from tests.p2pnode.little import TEXT, Chain, certify, contribution, payload, sign
 from transport import Envelope
@@ -72,7 +72,7 @@ def make_home(directory: Path) -> Home:
     return home
 
 
-def write_log(home: Home, *records: Announced | Signed | Decided) -> None:
+def write_log(home: Home, *records: Announced | Signed | Decided | Moved) -> None:
     log = VoteLog(home.votes, anew=[encode(record) for record in records])
     log.close()
 
@@ -423,6 +423,17 @@ def test_a_log_of_another_key_or_another_network_is_named(home):
     )
     write_log(home, Signed(record_of_vote(message, chain_id=other.state.chain_id)))
     assert "another chain" in checked(home).verdict()
+
+
+def test_statements_that_came_with_the_key_from_another_home_are_no_fault(home):
+    """Its chain was at height 14; this one's has not come so far."""
+    later = vote(consensus.Commit, 15, b"\5" * 32)
+    write_log(home, later, Moved(14))
+    assert checked(home).sound
+    write_log(home, later, Moved(13))
+    assert "it ends at height 12, and votes.log shows statements of height 15" in only_fault(checked(home)).line()
+    home.moved.write_text("elsewhere")
+    assert "node.key: it has moved to another home" in checked(home).notes
 
 
 def test_a_log_that_is_gone_is_missed(home):

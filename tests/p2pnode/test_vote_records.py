@@ -3,7 +3,7 @@
 import pytest
 
 import consensus
-from p2pnode.vote_records import Announced, Decided, Signed, Silent, decode, encode
+from p2pnode.vote_records import Announced, Decided, Moved, Signed, Silent, decode, encode
 from tests.p2pnode.little import Chain
 
 
@@ -15,13 +15,13 @@ def chain() -> Chain:
 def test_every_kind_comes_back_as_it_went_in(chain):
     block, certificate = chain.decided[1]
     record = consensus.Record(consensus.RecordKind.BLOCK, 2, 0, block.encode())
-    for thing in (Signed(record), Decided(block, certificate), Silent(9)):
+    for thing in (Signed(record), Decided(block, certificate), Silent(9), Moved(7)):
         assert decode(encode(thing)) == thing
     assert [thing.height for thing in (Signed(record), Decided(block, certificate), Silent(9))] == [2, 2, 9]
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"X" + bytes(40), b"S" + bytes(7), b"S" + bytes(9), b"C" + bytes(50), b"V\x09" + bytes(12)]
+    "data", [b"", b"X" + bytes(40), b"S" + bytes(7), b"S" + bytes(9), b"M" + bytes(9), b"C" + bytes(50), b"V\x09" + bytes(12)]
 )
 def test_what_is_no_record_is_refused(data):
     with pytest.raises(consensus.Malformed):
