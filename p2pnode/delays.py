@@ -25,11 +25,17 @@ class Delays:
     def note_check(self, seconds: float) -> None:
         self._checks.append(seconds)
 
-    def note_round_trips(self, seconds: Iterable[float], *, needed: int) -> None:
-        """One look at the other members' round trips; ``needed`` of them make a quorum with this node."""
-        nearest = sorted(seconds)[:needed]
-        if needed and len(nearest) == needed:
-            self._one_way.append(nearest[-1] / 2)
+    def note_round_trips(self, seconds: Iterable[float], *, needed: int, steps: int = 1) -> None:
+        """One look at the other members' round trips; ``needed`` of them make a quorum with this node.
+
+        Where members are linked in part they do not: a quorum is ``steps`` links away, each as long as those that we can measure, the
+        slowest third of them left out.
+        """
+        trips = sorted(seconds)
+        if steps > 1:
+            needed = -(-2 * len(trips) // 3)
+        if 0 < needed <= len(trips):
+            self._one_way.append(steps * trips[needed - 1] / 2)
 
     def measured(self) -> consensus.DelaysMeasured | None:
         """The figures for the engine, or ``None`` while there is nothing to go by."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import assert_never
 
 import trio
@@ -24,6 +25,7 @@ from p2pnode.genesis import Genesis
 from p2pnode.links import LINKS_KIND, Links
 from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
+from p2pnode.overlay import Overlay
 from p2pnode.refusals import Refusals
 from p2pnode.relay import NOBODY, Relay
 from p2pnode.spreading import Spreading
@@ -47,7 +49,7 @@ from p2pnode.wire import (
     encode_snapshots,
     encode_spoken,
 )
-from transport.machine import in_thread, unix_seconds
+from transport.machine import in_thread, random_bytes, unix_seconds
 from transport.spread import Spread
 
 BLOCK_SECONDS_MAX = 2.0  # a decision waits for this one, and every signer has it: 128 KiB over half a Mbit/s
@@ -95,6 +97,7 @@ class Gossip:
             tuple[bytes, Purpose], consensus.Contribution
         ] = {}  # others' of the open height, with their bytes
         self.links = Links(self._me)
+        self._overlay = Overlay(self._me, seed=genesis.chain_id, rng=Random(random_bytes(16)))  # noqa: S311 - no secret
         self.relay = Relay(
             self._me,
             links=self.links,
@@ -172,6 +175,12 @@ class Gossip:
             self._status = status
             self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()))
 
+    def tend_links(self) -> None:
+        """Tell the swarm who the members are, and which of them this node is to be linked to."""
+        members = self.committee().members
+        wanted = self._overlay.wanted(members, live=self._swarm.live(), now=trio.current_time())
+        self._swarm.members(members, links=wanted)
+
     def tell_links(self) -> None:
         """Tell everybody which members this one hears, if that changed or has not been said for a while."""
         members = self.committee().members
@@ -186,6 +195,11 @@ class Gossip:
     def reachable(self) -> set[bytes]:
         """Members that this node hears, directly or through others; with itself, if it is one."""
         return self.links.reachable(self._swarm.live(), self.committee().members)
+
+    def steps_to(self, count: int) -> int:
+        """How many links away the farthest of so many members is, this node among them; 1 where they cannot be reached."""
+        steps = list(self.links.steps(self._swarm.live(), self.committee().members).values())
+        return max(steps[count - 1], 1) if len(steps) >= count else 1
 
     def tell_held(self, contribution: consensus.Contribution) -> None:
         """The bytes of a member's announcement are here: pass it on to whoever cannot hear its author."""

@@ -89,13 +89,21 @@ class Links:
 
     def reachable(self, live: Collection[bytes], members: Collection[bytes]) -> set[bytes]:
         """Of the members those that we hear, and those that they hear, and so on; with ourselves, if we are one."""
-        found = {member for member in members if member in live or member == self._me}
-        edge = [member for member in found if member != self._me]  # whom we hear is known better from `live`
-        while edge:
-            one = edge.pop()
-            beyond = {m for m in members if m not in found and self.linked(one, m)}
-            found |= beyond
-            edge += beyond
+        return set(self.steps(live, members))
+
+    def steps(self, live: Collection[bytes], members: Collection[bytes]) -> dict[bytes, int]:
+        """How many links it is to each of the members that can be reached; ascending, none to ourselves."""
+        of = {member[:PREFIX_BYTES]: member for member in members}
+        found = {self._me: 0} if self._me in members else {}
+        edge = [member for member in members if member in live and member != self._me]
+        found |= dict.fromkeys(edge, 1)  # whom we hear is known better from `live`
+        for one in edge:
+            claim = self._claims.get(one)
+            for prefix in claim.prefixes if claim is not None else ():
+                other = of.get(prefix)
+                if other is not None and other not in found and self.linked(one, other):
+                    found[other] = found[one] + 1
+                    edge.append(other)
         return found
 
 

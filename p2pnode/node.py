@@ -11,6 +11,7 @@ peers' chain, and only then a voice in agreement.
 """
 
 import gc
+import math
 import os
 import signal
 from collections import deque
@@ -176,7 +177,7 @@ class Node:
             for founder in self.genesis.founders:
                 if founder.public_key != self.identity.public_key and founder.address:
                     bootstrap.append(transport.Address.parse(founder.address))
-        listen, announce = self._listen_address(), self.config.announce
+        listen, announce, mbit = self._listen_address(), self.config.announce, self.config.upload_mbit
         return transport.Swarm(
             identity=self.identity,
             listen=listen,
@@ -188,6 +189,7 @@ class Node:
             handler=self._handle,
             blobs=Served(self.blobs),
             log=get_logger(part="transport"),
+            upload_bytes_per_second=math.inf if mbit is None else mbit * 1e6 / 8,
         )
 
     def _listen_address(self) -> transport.Address:
@@ -216,6 +218,7 @@ class Node:
         gossip.on_twin = self.twins.seen
         for frame in early.values():
             await gossip.frame(frame)
+        gossip.tend_links()
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
         text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
         model = await founding.bring_first_model(self.swarm, self.blobs, genesis, self.log)
@@ -426,8 +429,9 @@ class Node:
         while True:
             members = rounds.state.membership.current
             trips = [p.rtt_seconds for p in self.swarm.peers() if p.key in members and p.rtt_seconds is not None]
-            self.delays.note_round_trips(trips, needed=members.quorum() - 1)
-            self.swarm.members(members.members)
+            steps = rounds.parts.gossip.steps_to(members.quorum())
+            self.delays.note_round_trips(trips, needed=members.quorum() - 1, steps=steps)
+            rounds.parts.gossip.tend_links()
             with trio.move_on_after(TEND_SECONDS):
                 await rounds.changed.wait()
             saved = self.swarm.book.dump()

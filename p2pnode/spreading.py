@@ -17,6 +17,7 @@ import trio
 
 import consensus
 import transport
+from p2pnode.overlay import is_mesh
 from p2pnode.relay import Relay
 from p2pnode.wire import FrameKind
 from transport import content, limits, spread
@@ -48,9 +49,13 @@ class Spreading:
             self._began.clear()
 
     def is_worth_it(self, author: bytes, length: int) -> bool:
-        """Whether a payload of this author is spread, and we have a part in that; every member answers alike."""
+        """Whether a payload of this author is spread, and we have a part in that; every member answers alike.
+
+        Not where members are linked in part: there a relay is a neighbour of few, and a payload goes from link to link.
+        """
         members = self._members()
-        return author in members and self._me in members and spread.is_worth_it(len(members), length)
+        is_whole = author in members and self._me in members and is_mesh(members)
+        return is_whole and spread.is_worth_it(len(members), length)
 
     def _members(self) -> Sequence[bytes]:
         return self._committee().members

@@ -1,0 +1,116 @@
+"""With whom members of a large committee keep links (p2pnode/overlay.py), as pure values."""
+
+from collections import deque
+from random import Random
+
+import pytest
+
+from p2pnode import overlay
+from p2pnode.overlay import DRAW_SECONDS, DRAWN, LINKS_WANTED, MESH_MEMBERS_MAX, RINGS, Overlay, neighbours
+
+SEED = b"a network"
+
+
+def keys(count: int) -> list[bytes]:
+    return sorted(Random(place).randbytes(32) for place in range(count))
+
+
+def graph(members: list[bytes], *, dialable: set[bytes] | None = None, rounds: int = 40) -> dict[bytes, set[bytes]]:
+    """The links that stand once everybody has asked again and again; who is not ``dialable`` can only dial."""
+    parts = {key: Overlay(key, seed=SEED, rng=Random(key)) for key in members}
+    links: dict[bytes, set[bytes]] = {key: set() for key in members}
+    for now in range(rounds):
+        dialed: set[frozenset[bytes]] = set()
+        for key, part in parts.items():
+            wanted = part.wanted(members, live=links[key], now=float(now))
+            assert wanted is not None and key not in wanted
+            dialed |= {frozenset((key, other)) for other in wanted if dialable is None or other in dialable}
+        for pair in dialed:
+            one, other = pair
+            links[one].add(other)
+            links[other].add(one)
+    return links
+
+
+def reached(links: dict[bytes, set[bytes]], start: bytes, *, without: set[bytes]) -> dict[bytes, int]:
+    """How many steps it is to everybody, none of them over ``without``."""
+    steps, edge = {start: 0}, deque([start])
+    while edge:
+        one = edge.popleft()
+        for other in sorted(links[one] - without - steps.keys()):
+            steps[other] = steps[one] + 1
+            edge.append(other)
+    return steps
+
+
+def test_a_small_committee_is_a_mesh():
+    part = Overlay(keys(1)[0], seed=SEED, rng=Random(1))
+    assert part.wanted(keys(MESH_MEMBERS_MAX), live=(), now=0.0) is None
+    assert part.wanted(keys(MESH_MEMBERS_MAX + 1), live=(), now=0.0) is not None
+
+
+def test_neighbours_are_mutual_and_nobody_is_without():
+    members = keys(40)
+    sides = {key: neighbours(key, members, seed=SEED) for key in members}
+    for key, others in sides.items():
+        assert key not in others and RINGS <= len(others) <= 2 * RINGS
+        assert all(key in sides[other] for other in others)
+    assert sides != {key: neighbours(key, members, seed=b"another") for key in members}
+    assert neighbours(b"stranger", members, seed=SEED) == frozenset()
+
+
+@pytest.mark.parametrize("count", [33, 40, 64, 128])
+def test_about_sixteen_links_and_few_steps(count):
+    members = keys(count)
+    links = graph(members)
+    degrees = sorted(len(others) for others in links.values())
+    assert LINKS_WANTED - 6 <= degrees[0] and degrees[-1] <= overlay.LINKS_MAX
+    assert LINKS_WANTED - 2 <= sum(degrees) / count <= LINKS_WANTED + 4
+    steps = reached(links, members[0], without=set())
+    assert len(steps) == count and max(steps.values()) <= 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_without_any_third_the_others_are_connected(seed):
+    members = keys(100)
+    links = graph(members)
+    gone = set(Random(seed).sample(members, 33))
+    start = next(key for key in members if key not in gone)
+    assert len(reached(links, start, without=gone)) == 67
+
+
+def test_who_surrounds_a_victim_on_the_rings_has_not_cut_it_off():
+    members = keys(100)
+    links = graph(members)
+    victim = members[50]
+    surrounding = set(neighbours(victim, members, seed=SEED))
+    assert len(reached(links, victim, without=surrounding)) == 100 - len(surrounding)
+
+
+def test_where_most_cannot_be_dialed_they_dial_more():
+    members = keys(60)
+    dialable = set(members[::3])
+    links = graph(members, dialable=dialable, rounds=120)
+    assert min(len(links[key]) for key in members) >= 8
+    assert len(reached(links, members[1], without=set())) == 60
+
+
+def test_a_draw_that_does_not_come_about_is_given_up_for_another():
+    members = keys(40)
+    part = Overlay(members[0], seed=SEED, rng=Random(3))
+    sides = neighbours(members[0], members, seed=SEED)
+    first = part.wanted(members, live=(), now=0.0)
+    assert len(first - sides) == DRAWN
+    assert part.wanted(members, live=(), now=DRAW_SECONDS - 1) == first
+    second = part.wanted(members, live=(), now=DRAW_SECONDS)
+    assert len(second - sides) >= DRAWN and second != first
+    assert sides <= second
+    kept = part.wanted(members, live=second, now=DRAW_SECONDS * 2)
+    assert second <= kept
+
+
+def test_who_is_no_member_draws_a_few():
+    members = keys(40)
+    part = Overlay(b"stranger", seed=SEED, rng=Random(4))
+    wanted = part.wanted(members, live=(), now=0.0)
+    assert len(wanted) == DRAWN and wanted <= set(members)
