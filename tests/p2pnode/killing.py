@@ -93,9 +93,9 @@ def make_kit(home: Home, countdown: Countdown, early: bool) -> node.Kit:
             super()._become(position)
             boundary()
 
-        async def _keep(self, height: int) -> None:
+        async def _keep(self, height: int, round_: dict[str, Any]) -> None:
             boundary()
-            await super()._keep(height)
+            await super()._keep(height, round_)
             boundary()
 
     class SayingGossip(Gossip):
