@@ -38,6 +38,7 @@ from transport.inbox import Inbox
 from transport.limits import LEAF_BYTES
 from transport.log import Log
 from transport.peerbook import PeerBook
+from transport.reachability import Reach, Result, Verdict
 from transport.requests import RequestHandler
 from transport.statement import ChainId, make_statement
 from transport.swarm import Swarm
@@ -66,17 +67,20 @@ __all__ = [
     "PeerDisconnected",
     "PeerInfo",
     "PublicKey",
+    "Reach",
     "ReachabilityChanged",
     "RemoteFault",
     "RequestFailed",
     "RequestHandler",
     "RequestRefused",
+    "Result",
     "Scope",
     "Statistics",
     "Swarm",
     "SwarmEvent",
     "TwinSeen",
     "UserError",
+    "Verdict",
     "content_digest",
     "digest_of",
     "digest_of_hashes",

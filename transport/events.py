@@ -10,6 +10,7 @@ from transport.address import Address
 from transport.dialing import DialFailure
 from transport.envelope import Envelope
 from transport.identity import NodeId, PublicKey
+from transport.reachability import Reach
 from transport.statement import ChainId
 
 Direction = Literal["outbound", "inbound"]
@@ -74,9 +75,9 @@ class BootstrapFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReachabilityChanged:
-    """Somebody from outside this machine has connected to our listener."""
+    """Peers have dialed this node back, or tried to, and what is known of its reachability is not what it was."""
 
-    is_reachable: bool
+    reach: Reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from transport.address import Address, Scope
 from transport.blobs import BlobClient, BlobServer, BlobSource
 from transport.connection import Connection, Shaken
 from transport.content import Buffer
+from transport.dialback import DialBack
 from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo, TwinSeen
@@ -30,6 +31,7 @@ from transport.log import Log
 from transport.machine import in_thread
 from transport.outbox import Outbox
 from transport.pex import PexExchange, encode_response
+from transport.ratelimit import TokenBucket
 from transport.requests import RequestHandler, Requests
 from transport.statement import ChainId
 
@@ -44,6 +46,7 @@ class Host(Protocol):
     blobs: BlobSource
     handler: RequestHandler
     exchange: Exchange
+    dialback: DialBack
 
     @property
     def chain_id(self) -> ChainId | None: ...
@@ -60,6 +63,9 @@ class Session:
         self.outbox = Outbox()
         self.blobs = BlobClient(self.outbox)
         self.pex = PexExchange(now=trio.current_time())
+        self.dial_backs = TokenBucket(
+            per_second=1 / limits.DIAL_BACKS_SECONDS, burst=limits.DIAL_BACKS_BURST, now=trio.current_time()
+        )
         self.requests = Requests(self.key, name=self.name, outbox=self.outbox, handler=host.handler, log=host.log)
         self._server = BlobServer(self.name, self.outbox, host.blobs, host.log)
         self._host = host
@@ -88,6 +94,12 @@ class Session:
     def scope(self) -> Scope:
         """Where it is connected from: decides which addresses it may hear of."""
         return self._latest.remote.scope
+
+    @property
+    def remote(self) -> Address:
+        """The other end of the connection that is written to, or was last."""
+        active = self.active
+        return self._latest.remote if active is None else active.shaken.remote
 
     def add(self, connection: Connection) -> None:
         self.connections.append(connection)
@@ -171,6 +183,10 @@ class Session:
                 self._host.exchange.learn(self, self.pex.on_response(body))
                 if self.pex.wants_more:
                     self.ask_for_peers()
+            case Kind.DIAL_BACK:
+                self._host.dialback.asked(self, body)
+            case Kind.DIALED_BACK:
+                self._host.dialback.answered(self, body)
             case _ if kind >= APPLICATION_KIND_MIN:
                 event = FrameReceived(self.key, kind, body)
                 await self._host.inbox.put(self.key, event, size_bytes=len(body))

@@ -15,22 +15,22 @@ from random import Random
 import trio
 
 from transport import limits, sockets
-from transport.address import Address, Scope
+from transport.address import Address
 from transport.admission import Admission, Doorway
 from transport.ban import Ban
 from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
 from transport.content import Buffer
+from transport.dialback import DialBack
 from transport.dialer import Dialer
 from transport.dialing import DialFailure, DialPlan
 from transport.envelope import SeenCache
 from transport.errors import RequestFailed
-from transport.establish import DialError, Introduction, establish
+from transport.establish import Admit, DialError, Introduction, establish
 from transport.events import (
     PeerConnected,
     PeerDisconnected,
     PeerInfo,
-    ReachabilityChanged,
     Statistics,
     TwinSeen,
 )
@@ -42,6 +42,7 @@ from transport.inbox import Inbox
 from transport.log import Log
 from transport.machine import random_bytes
 from transport.peerbook import PeerBook
+from transport.reachability import Reach
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.statement import ChainId
@@ -86,13 +87,13 @@ class Swarm:
         self._sessions: dict[PublicKey, Session] = {}
         self.dialer = Dialer(DialPlan(identity.public_key, self.rng), book, self)
         self.exchange = Exchange(book=book, dialer=self.dialer, sessions=self._sessions, announce=announce, host=self)
+        self.dialback = DialBack(announce=announce, sessions=self._sessions, host=self)
         own = TlsPeer(identity.public_key, self._tls.leaf_hash)
         self._admission = Admission(own=own, sessions=self._sessions, on_twin=self._met_twin)
         self._doorway = Doorway()
         self._liars = Ban()
         self._has_quorum = False
         self._links: frozenset[bytes] | None = None
-        self._is_reachable = False
         self._refused = 0
         self._traffic = Traffic()
         self._nursery: trio.Nursery | None = None
@@ -242,6 +243,14 @@ class Swarm:
         """Peers that are connected and not silent."""
         return frozenset(s.key for s in self._sessions.values() if (active := s.active) and not active.is_silent)
 
+    def reach(self) -> Reach:
+        """Whether others can dial this node, by what its peers have tried."""
+        return self.dialback.reach()
+
+    def own_address(self) -> Address | None:
+        """Where the world can dial this node, where peers have shown it; no operator needs to know it."""
+        return self.dialback.reachability.own_address()
+
     def statistics(self) -> Statistics:
         return Statistics(
             bytes_sent=self._traffic.sent,
@@ -273,6 +282,7 @@ class Swarm:
                 nursery.start_soon(self.dialer.run, self._bootstrap)
                 nursery.start_soon(self.exchange.tell_news)
                 nursery.start_soon(self.exchange.ask_now_and_then)
+                nursery.start_soon(self.dialback.run)
                 task_status.started(self.bound)
                 await trio.sleep_forever()
         finally:
@@ -294,9 +304,6 @@ class Swarm:
         shaken = await self._let_in(tcp, remote)
         if shaken is None:
             return
-        if not self._is_reachable and remote.scope is not Scope.LOOPBACK:
-            self._is_reachable = True
-            self.inbox.put_nowait(_OURS, ReachabilityChanged(True))
         await self.run_connection(shaken)
 
     async def _let_in(self, tcp: TcpStream, remote: Address) -> Shaken | None:
@@ -307,7 +314,11 @@ class Swarm:
                 await trio.aclose_forcefully(tcp)
                 return None
             try:
-                return await self.establish(tcp, remote, expected=None, is_client=False)
+                shaken = await self.establish(tcp, remote, expected=None, is_client=False)
+                if not shaken.said.is_probe:
+                    return shaken
+                await self.dialback.receive_probe(shaken)
+                return None
             except DialError as error:
                 self.heard_of_twin(error)
                 if error.bye not in (Bye.DUPLICATE, Bye.MYSELF):
@@ -352,6 +363,7 @@ class Swarm:
         connection = Connection(shaken, session.outbox, self._traffic)
         self._choose(session, connection)
         self.exchange.take_record(session, shaken)
+        self.dialback.met(session, shaken)
         if is_new:
             self.log.info("peer connected", peer=connection.name, direction=shaken.direction)
             self.inbox.put_nowait(session.key, PeerConnected(session.info()))
@@ -402,6 +414,7 @@ class Swarm:
         info = session.info()
         del self._sessions[session.key]
         session.end(reason)
+        self.dialback.lost(session.key)
         for connection in session.connections:
             connection.abort(reason)
         self.log.info("peer disconnected", peer=session.name, reason=reason)
@@ -410,11 +423,12 @@ class Swarm:
         self.dialer.wake()
 
     async def establish(
-        self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool
+        self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool, is_probe: bool = False
     ) -> Shaken:
         """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
         try:
             local = sockets.name_of(tcp.socket)
+            admit: Admit = _anybody if is_probe else partial(self._admit, remote=remote)
             introduction = Introduction(
                 identity=self.identity,
                 tls=self._tls,
@@ -423,8 +437,9 @@ class Swarm:
                 remote=remote,
                 local=local,
                 expected=expected,
-                admit=partial(self._admit, remote=remote),
+                admit=admit,
                 suspected=self._admission.suspected,
+                is_probe=is_probe,
             )
             return await establish(tcp, introduction, is_client=is_client)
         except DialError:
@@ -457,3 +472,8 @@ class Swarm:
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
         self.log.warning("peer refused", peer=name, reason=reason)
+
+
+async def _anybody(peer: TlsPeer, *, is_client: bool) -> tuple[Bye, str] | None:
+    """Who is probed need not be let in."""
+    return None

@@ -239,15 +239,18 @@ def introduction(
 class Rogue:
     """A peer that has shaken hands and then sends what it likes."""
 
-    def __init__(self, shaken: Shaken, identity: Identity) -> None:
+    def __init__(self, shaken: Shaken, identity: Identity, tls: TlsIdentity) -> None:
         self.shaken = shaken
         self.identity = identity
+        self.tls = tls
 
     @classmethod
     async def meet(cls, node: Node, *, identity: Identity | None = None, record: PeerRecord | None = None) -> Rogue:
         identity = identity or Identity.generate()
+        tls = tls_identity(identity)
         tcp = await trio.open_tcp_stream("127.0.0.1", node.address.port)
-        rogue = cls(await establish(tcp, introduction(identity, record=record), is_client=True), identity)
+        shaken = await establish(tcp, introduction(identity, tls=tls, record=record), is_client=True)
+        rogue = cls(shaken, identity, tls)
         await node.signal.until(lambda: node.swarm.is_connected(identity.public_key))
         return rogue
 
