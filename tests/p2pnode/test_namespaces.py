@@ -1,7 +1,8 @@
 """Real processes, each in a network namespace of its own, on one bridge; cut as cables are cut, and as routers lose packets.
 
-Needs root and the tools of iproute2, and is skipped with the reason where that is not to be had; test_partition.py covers the same ground
-everywhere. Here TCP itself is cut off: its retransmissions back off, its connections stay, and nobody is told.
+Needs root and the tools of iproute2 (behind routers: nftables as well), and is skipped with the reason where that is not to be had;
+test_partition.py covers the same ground everywhere. Here TCP itself is cut off: its retransmissions back off, its connections stay, and
+nobody is told. Behind a router TCP is translated as at home: nothing comes in that nobody inside has asked for.
 """
 
 import itertools
@@ -94,10 +95,72 @@ class Wires:
         subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
 
 
+PUBLIC = 2  # of the five; the others are at home, each behind a router of its own
+ROUTER = """
+table ip p2pnode {
+    chain translate { type nat hook postrouting priority 100; oifname "wan" masquerade; }
+    chain in { type filter hook input priority 0; policy drop; ct state established,related accept; }
+    chain through { type filter hook forward priority 0; policy drop; ct state established,related accept; iifname "lan" accept; }
+}
+"""
+
+
+class Internet:
+    """Two machines with addresses of their own, and three homes, whose machines all have the same address."""
+
+    def __init__(self) -> None:
+        self._tag = f"{os.getpid() % 10000:04d}{next(NUMBERS)}"
+        self._bridge = f"pb{self._tag}"
+        run("ip", "link", "add", self._bridge, "type", "bridge")
+        run("ip", "link", "set", self._bridge, "up")
+        for place in range(COUNT):
+            run("ip", "netns", "add", self.namespace(place))
+            run("ip", "-n", self.namespace(place), "link", "set", "lo", "up")
+            outside, device = self.namespace(place), "eth0"
+            if place >= PUBLIC:
+                outside, device = self._router(place), "wan"
+            cable = f"pv{self._tag}-{place}"
+            run("ip", "link", "add", cable, "type", "veth", "peer", "name", device, "netns", outside)
+            run("ip", "link", "set", cable, "master", self._bridge, "up")
+            run("ip", "-n", outside, "addr", "add", f"11.{place + 1}.0.1/8", "dev", device)
+            run("ip", "-n", outside, "link", "set", device, "up")
+
+    def namespace(self, place: int) -> str:
+        return f"p2pn{self._tag}-{place}"
+
+    def address(self, place: int) -> str:
+        """At which its machine listens."""
+        return f"11.{place + 1}.0.1:{PORT}" if place < PUBLIC else f"192.168.1.2:{PORT}"
+
+    def _router(self, place: int) -> str:
+        inside, router = self.namespace(place), f"{self.namespace(place)}r"
+        run("ip", "netns", "add", router)
+        run("ip", "-n", inside, "link", "add", "eth0", "type", "veth", "peer", "name", "lan", "netns", router)
+        for where, device, address in ((inside, "eth0", "192.168.1.2/24"), (router, "lan", "192.168.1.1/24")):
+            run("ip", "-n", where, "addr", "add", address, "dev", device)
+            run("ip", "-n", where, "link", "set", device, "up")
+        run("ip", "-n", inside, "route", "add", "default", "via", "192.168.1.1")
+        run("ip", "netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        subprocess.run(["ip", "netns", "exec", router, "nft", "-f", "-"], input=ROUTER, check=True, text=True)
+        return router
+
+    def lets_in(self, place: int) -> bool:
+        """Whether anybody outside can connect to this machine, by the only address that it has there."""
+        probe = f"import socket; socket.create_connection(('11.{place + 1}.0.1', {PORT}), timeout=2)"
+        words = ["ip", "netns", "exec", self.namespace((place + 1) % PUBLIC), sys.executable, "-c", probe]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    def remove(self) -> None:
+        for place in range(COUNT):
+            for name in (self.namespace(place), f"{self.namespace(place)}r"):
+                subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+
+
 class Housed(Machine):
     """A home whose process runs in a namespace."""
 
-    def __init__(self, directory: Path, place: int, wires: Wires) -> None:
+    def __init__(self, directory: Path, place: int, wires: Wires | Internet) -> None:
         super().__init__(directory, f"node{place}")
         self._namespace = wires.namespace(place)
 
@@ -125,27 +188,50 @@ def wires() -> Iterator[Wires]:
 
 
 @pytest.fixture
-def five(wires: Wires, tmp_path: Path) -> Iterator[list[Housed]]:
-    """A committee of five that decides."""
+def internet() -> Iterator[Internet]:
+    reason = why_not() or (None if shutil.which("nft") else "no nftables here")
+    if reason is not None:
+        pytest.skip(reason)
+    made = Internet()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+def settle(directory: Path, where: Wires | Internet, addresses: tuple[str, ...]) -> list[Housed]:
+    """The homes of five founders; an address that is empty is nobody's to know."""
     people = identities(COUNT)
-    genesis = make_genesis(people, addresses=tuple(f"{SUBNET}.{place + 1}:{PORT}" for place in range(COUNT)))
-    nodes = [Housed(tmp_path, place, wires) for place in range(COUNT)]
+    genesis = make_genesis(people, addresses=addresses)
+    nodes = [Housed(directory, place, where) for place in range(COUNT)]
     for node, person in zip(nodes, people, strict=True):
         node.home.create()
         node.home.key.write_text(bytes(person._key).hex())
         node.home.key.chmod(0o600)
         open_blobs(node.home).put(TEXT)
         write_genesis(node.home, genesis)
+    return nodes
+
+
+def end(nodes: list[Housed]) -> None:
+    for node in nodes:
+        if node.process is not None and node.process.poll() is None:
+            node.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def five(wires: Wires, tmp_path: Path) -> Iterator[list[Housed]]:
+    """A committee of five that decides."""
+    addresses = tuple(f"{SUBNET}.{place + 1}:{PORT}" for place in range(COUNT))
+    nodes = settle(tmp_path, wires, addresses)
     try:
-        for place, node in enumerate(nodes):
-            node.start("--listen", f"{SUBNET}.{place + 1}:{PORT}")
+        for node, address in zip(nodes, addresses, strict=True):
+            node.start("--listen", address)
         for node in nodes:
             node.until(lambda s: s["height"] >= 2 and s["members_reachable"] == COUNT)
         yield nodes
     finally:
-        for node in nodes:
-            if node.process is not None and node.process.poll() is None:
-                node.end(signal.SIGKILL)
+        end(nodes)
     for node in nodes:
         assert "Traceback" not in node.output.read_text()
 
@@ -191,3 +277,34 @@ def test_cut_off_and_back(five: list[Housed], wires: Wires, how: str) -> None:
         f"{how}: first decision after 3, 10 and 30 s: {[round(t, 2) for t in took]}, median {statistics.median(took):.2f} s"
     )
     same_at_every_common_height(*five)
+
+
+def test_three_behind_routers_that_let_nothing_in_train_with_two_that_are_not(internet: Internet, tmp_path: Path) -> None:
+    """No two of the three can connect to each other, so what they say of one another's goes through the two."""
+    known = tuple(internet.address(place) if place < PUBLIC else "" for place in range(COUNT))
+    nodes = settle(tmp_path, internet, known)
+    try:
+        for place, node in enumerate(nodes):
+            node.start("--listen", internet.address(place))
+        for node in nodes:
+            node.until(lambda s: s["height"] >= 2 and s["members_reachable"] == COUNT)
+        assert [internet.lets_in(place) for place in range(COUNT)] == [True] * PUBLIC + [False] * (COUNT - PUBLIC)
+        assert [len(node.client.peers()) for node in nodes] == [4, 4, 2, 2, 2]
+        goal = max(heights(nodes)) + 10
+        took = wait(lambda: min(heights(nodes)) >= goal)
+        rows = nodes[0].client.rounds(10)
+        full = sum(row["contributions"] == COUNT for row in rows)
+        say(f"behind routers: 10 heights in {took:.1f} s, {full} of the last {len(rows)} with all five contributions")
+        assert full > len(rows) // 2
+        assert {node.status()["verdict"] for node in nodes} == {"healthy"}
+
+        nodes[1].end(signal.SIGKILL)  # the four that remain are a quorum, and three of them hear one only
+        goal = max(heights(nodes)) + 5
+        rest = [node for place, node in enumerate(nodes) if place != 1]
+        took = wait(lambda: min(heights(rest)) >= goal)
+        say(f"behind routers, one machine left outside: 5 heights in {took:.1f} s")
+        same_at_every_common_height(*rest)
+    finally:
+        end(nodes)
+    for node in nodes:
+        assert "Traceback" not in node.output.read_text()
