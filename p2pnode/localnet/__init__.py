@@ -4,8 +4,8 @@ What it is: a harness around nodes that it treats as strangers would: it starts 
 knows of them what their control sockets say. What it is not: a simulation (that is tests/simulation, with the pure
 engine), nor a way to run nodes for long.
 
-Read ``harness.py`` first: a run as a story. Then ``options.py`` (what can be asked for), ``founding.py`` (homes, keys,
-one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``kills.py`` (who dies when),
+Read ``harness.py`` first: a run as a story. Then ``run.py`` (what is known while it lasts), ``options.py`` (what can be asked for), ``founding.py`` (homes, keys,
+one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``kills.py`` and ``strikes.py`` (who dies when, and comes back),
 ``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut),
 ``readings.py`` (what nodes say), ``verdict.py`` (whether it was good), ``display.py`` (what one sees).
 
