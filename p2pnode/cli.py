@@ -21,6 +21,7 @@ from p2pnode.config import Config, load_config
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
 from p2pnode.home import Home, find_home
 from p2pnode.key_commands import export_key, identity, import_key
+from p2pnode.localnet.flags import localnet
 from p2pnode.simulation.flags import simulate
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ def start(
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if elsewhere.", show_default=False)
     ] = None,
     upload_mbit: Annotated[
-        float | None, typer.Option(metavar="MBIT", help="What payloads may take of the uplink (all).", show_default=False)
+        float | None,
+        typer.Option(metavar="MBIT", help="What payloads may take of the uplink (all).", show_default=False),
     ] = None,
     network: Annotated[
         str | None, typer.Option(metavar="ID", help="Join no network but this one.", show_default=False)
@@ -371,54 +373,7 @@ def test(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     return _show(_client(home).test(), as_json, render.facts)
 
 
-@app.command(rich_help_panel="Train")
-def localnet(
-    *,
-    nodes: Annotated[int, typer.Option(metavar="N", help="How many nodes.")] = 4,
-    rounds: Annotated[int, typer.Option(metavar="N", help="Rounds to commit.")] = 20,
-    data: DataFlag = None,
-    size: Annotated[str, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.")] = "tiny",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of whatever is drawn at random.")] = 0,
-    home: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the nodes' homes in DIR.", show_default=False)
-    ] = None,
-    kill: Annotated[int, typer.Option(metavar="K", help="Kill K nodes in mid-round and restart them.")] = 0,
-    byzantine: Annotated[int, typer.Option(metavar="K", help="Nodes that attack.")] = 0,
-    attack: Annotated[
-        str | None,
-        typer.Option(metavar="equivocate|bad-root|hollow|huge|silent", help="What they do.", show_default=False),
-    ] = None,
-    latency: Annotated[float, typer.Option(metavar="MS", help="Delay of every link, one way.")] = 0.0,
-    jitter: Annotated[float, typer.Option(metavar="MS", help="By how much the delay varies, up and down.")] = 0.0,
-    bandwidth: Annotated[
-        float | None,
-        typer.Option(metavar="MBIT", help="What a node sends a second, to all together.", show_default=False),
-    ] = None,
-    drop: Annotated[float, typer.Option(metavar="P", help="Share of segments lost, and sent again by TCP.")] = 0.0,
-    partition: Annotated[
-        list[str] | None,
-        typer.Option(metavar="AT:SECONDS:GROUPS", help="Cut links: 10:5:1,2/3,4 or 10:5:3>1; repeatable."),
-    ] = None,
-    as_json: JsonFlag = False,
-) -> int:
-    """Run and judge a whole network on this machine."""
-    from p2pnode.localnet import LocalnetOptions, run_localnet
-    from p2pnode.localnet.weather import Weather, parse_partition
-
-    options = LocalnetOptions(
-        nodes=nodes,
-        rounds=rounds,
-        data=data,
-        size=size,
-        seed=seed,
-        home=home,
-        json=as_json,
-        kill=kill,
-        byzantine=byzantine,
-        attack=attack,
-        weather=Weather(latency, jitter, bandwidth, drop, tuple(parse_partition(text) for text in partition or ())),
-    )
-    return run_localnet(options)
+app.command(rich_help_panel="Train")(localnet)
 
 
 # --- members -------------------------------------------------------------------------------------------------------------------
