@@ -148,10 +148,12 @@ class Connection:
     async def _read(self, receive: Receive) -> None:
         decoder = self.shaken.decoder
         while True:
-            for kind, body in decoder:
+            for place, (kind, body) in enumerate(decoder, start=1):
                 self._traffic.note(kind, HEADER_BYTES + len(body))
-                if kind not in BULK_KINDS:
+                if kind not in BULK_KINDS or len(body) < limits.ANSWER_BYTES_FREE_MIN:
                     await self._throttle()
+                if place % limits.FRAMES_PER_TURN_MAX == 0:
+                    await trio.lowlevel.checkpoint()
                 match kind:
                     case Kind.PING:
                         self._outbox.push(encode_frame(Kind.PONG, body))
@@ -172,9 +174,9 @@ class Connection:
 
     async def _throttle(self) -> None:
         """A peer that pushes faster than its share is read more slowly; it is not punished."""
-        if not self._bucket.take(trio.current_time()):
-            await trio.sleep(self._bucket.seconds_until())
-            self._bucket.take(trio.current_time())
+        wait_seconds = self._bucket.charge(trio.current_time())
+        if wait_seconds > 0.0:
+            await trio.sleep(wait_seconds)
 
     async def _write(self) -> None:
         while not self.is_retired:

@@ -16,7 +16,12 @@ BLOB_BYTES_MAX: Final = 128 * 1024 * MIB  # state of the 8b preset with optimize
 HASHES_PER_FRAME: Final = 2048  # 64 KiB of leaf hashes: no frame of the bulk kind is larger than a leaf
 LEAVES_PER_REQUEST: Final = 8  # 512 KiB per read on the serving side, and per write: one thread hop for eight leaves
 REQUESTS_PER_HOLDER: Final = 4  # 2 MiB in flight from one holder: 100 ms x 160 Mbit/s, and loopback stays busy
-HOLDERS_AT_ONCE: Final = 4  # more spread the load, but each costs up to 2 MiB of memory in flight
+HOLDERS_AT_ONCE: Final = 8  # a source and seven who fetch the same; each costs up to 2 MiB of memory in flight
+SHARED_LEAVES_MIN: Final = 64  # 4 MiB: below it, asking who holds which parts costs more than it spares the source
+FELLOWS_MAX: Final = 32  # peers that fetch the same blob and are reckoned with; more of them only share the work finer
+HELD_SECONDS: Final = 0.05  # between two answers to one peer that say what is held by now: 20 a second, 32 KiB at most
+HELD_QUESTIONS_MAX: Final = 16  # of one peer, each of another blob, waiting until there is more to say
+LINGER_SECONDS: Final = 2.0  # a fetched blob is served from memory for so long, until its owner has put it in its place
 ASKERS_PER_LEAF_MAX: Final = 2  # at the end, for what somebody is slow with; a third would only be more traffic
 BLOB_REQUESTS_QUEUED_MAX: Final = 32  # asked of us by one peer; ours keeps to REQUESTS_PER_HOLDER for each fetch
 FETCHES_PER_HOLDER_MAX: Final = 8  # of ours, from one peer at once: 8 x 4 requests are what its queue of 32 takes
@@ -78,6 +83,10 @@ BULK_BYTES_MAX: Final = 512 * KIB  # bulk waiting for one peer; beyond this its 
 INBOX_EVENTS_PER_PEER_MAX: Final = 512  # received and not yet taken by the node; beyond this that peer is not read
 INBOX_BYTES_PER_PEER_MAX: Final = 4 * MIB  # the same, for frames that are large
 FRAMES_PER_SECOND: Final = 5000.0  # other than answers asked for; 100 members at 10 views a second send 2,000 votes
+ANSWER_BYTES_FREE_MIN: Final = (
+    4 * KIB
+)  # shorter answers count as well: an unasked one costs nothing but our time, and 10 bytes
+FRAMES_PER_TURN_MAX: Final = 256  # taken from one peer before others get their turn: a millisecond of small frames
 FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catches up at once
 
 # --- Requests -------------------------------------------------------------------------------------------------------
@@ -143,7 +152,9 @@ OVERLAY_PEERS_MIN: Final = (
 OUTBOUND_PER_GROUP_MAX: Final = 1  # links of ours into one netgroup of the internet, members and bootstrap not counted
 SEEDED_PEERS_MIN: Final = 8  # peers with which the bootstrap addresses are not needed any more
 SEED_WAIT_SECONDS: Final = 3.0  # that an address book which has reached so many gets first
+OWN_ADDRESSES_MAX: Final = 64  # at which a dial found this node itself; a liar's relays may lead back to it, too
 CANDIDATES_READY: Final = 16  # addresses out of the book that wait for their first dial: two rounds of DIALS_MAX
+CANDIDATES_SCANNED_MAX: Final = 1024  # entries looked at for them at a time: a few milliseconds, of a full book
 FEELER_SECONDS: Final = 120.0  # between two looks at an unproven address, while there are links enough
 BACKOFF_SECONDS: Final = 0.5  # after the first failure, doubled each time, with jitter
 BACKOFF_ALONE_SECONDS_MAX: Final = 5.0  # a bootstrap address while nobody is connected: someone waits at a terminal
@@ -155,7 +166,9 @@ QUORUM_DIAL_SECONDS_MAX: Final = (
     3.0  # for such a try; what is lost on the way is lost, and TCP would repeat it too late
 )
 QUORUM_DIALS_ALL_MAX: Final = 128  # such tries together: what a committee of 16 needs; larger ones take turns
-BACKOFF_MEMBER_SECONDS_MAX: Final = 30.0  # a member or a bootstrap address otherwise
+BACKOFF_MEMBER_SECONDS_MAX: Final = (
+    30.0  # a member or a bootstrap address otherwise, and anybody while nobody is connected
+)
 BACKOFF_OTHER_SECONDS_MAX: Final = 300.0  # anybody else
 LASTING_SECONDS: Final = (
     10.0  # a connection that ends sooner counts as a failed dial: a peer that hangs up is not rung at once

@@ -26,6 +26,8 @@ class TokenBucket:
         """Add tokens, up to the burst."""
         self._tokens = min(self._burst, self._tokens + tokens)
 
-    def seconds_until(self) -> float:
-        """How long until take succeeds again, counted from the last call of take."""
-        return max(0.0, (1.0 - self._tokens) / self._per_second)
+    def charge(self, now: float) -> float:
+        """Take one token that may not be there yet; how long to wait for it. What is owed delays whatever comes next."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second) - 1.0
+        self._at = now
+        return max(0.0, -self._tokens / self._per_second)

@@ -289,6 +289,70 @@ async def test_pings_are_answered_and_keep_it_alive(autojump_clock: trio.testing
         nursery.cancel_scope.cancel()
 
 
+class Counting:
+    """Takes frames and counts them."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.all = trio.Event()
+
+    async def __call__(self, kind: int, body: bytes) -> None:
+        self.frames += 1
+        if self.frames == FLOOD:
+            self.all.set()
+
+
+FLOOD = int(limits.FRAMES_BURST + limits.FRAMES_PER_SECOND)
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "seconds"),
+    [
+        (0x80, 0, 1.0),
+        (Kind.RESPONSE, 5, 1.0),
+        (Kind.BLOB_REFUSED, 5, 1.0),
+        (Kind.LEAF, limits.ANSWER_BYTES_FREE_MIN - 1, 1.0),
+        (Kind.LEAF, limits.ANSWER_BYTES_FREE_MIN, 0.0),
+    ],
+)
+async def test_small_frames_have_a_rate_and_large_answers_have_none(
+    autojump_clock: trio.testing.MockClock, kind: int, length: int, seconds: float
+) -> None:
+    """Answers that were asked for come as fast as they can; small ones that nobody asked for would cost but time."""
+    async with trio.open_nursery() as nursery:
+        line, _ = await connect(nursery)
+        line.take = count = Counting()
+        started = trio.current_time()
+        batch = encode_frame(kind, bytes(length)) * (FLOOD // 100)
+        for _ in range(100):
+            await line.far.send_all(batch)
+        await count.all.wait()
+        assert trio.current_time() - started == pytest.approx(seconds, abs=0.1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_burst_of_frames_lets_others_in_between(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        line, _ = await connect(nursery)
+        line.take = count = Counting()
+        most = before = 0
+
+        async def others() -> None:
+            nonlocal most, before
+            while True:
+                await trio.lowlevel.checkpoint()
+                most, before = max(most, count.frames - before), count.frames
+
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(others)
+        await line.far.send_all(encode_frame(0x80, b"") * 15_000)
+        with trio.fail_after(5.0):
+            while count.frames < 15_000:
+                await trio.lowlevel.checkpoint()
+        assert 0 < most <= 2 * limits.FRAMES_PER_TURN_MAX  # last of one round of tasks and first of the next
+        nursery.cancel_scope.cancel()
+
+
 async def test_our_own_backlog_is_not_the_peers_death(autojump_clock: trio.testing.MockClock) -> None:
     """The node is busy for a minute and takes no frame: a peer is dead by its silence, not by our deafness."""
     async with trio.open_nursery() as nursery:

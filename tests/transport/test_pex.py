@@ -116,10 +116,19 @@ def test_a_bucket_never_gives_more_than_burst_and_rate_allow(gaps: list[float]) 
 
 def test_a_bucket_says_how_long_to_wait() -> None:
     bucket = TokenBucket(per_second=4.0, burst=1.0, now=0.0)
-    assert bucket.take(0.0)
-    assert not bucket.take(0.0)
-    assert bucket.seconds_until() == 0.25
-    assert bucket.take(0.25)
+    assert bucket.charge(0.0) == 0.0
+    assert bucket.charge(0.0) == 0.25
+    assert bucket.charge(0.0) == 0.5
+    assert not bucket.take(0.5)
+    assert bucket.take(0.75)
     bucket.grant(100.0)
-    assert bucket.take(0.25)
-    assert not bucket.take(0.25)
+    assert bucket.take(0.75)
+    assert not bucket.take(0.75)
+
+
+def test_what_waits_for_each_token_keeps_to_the_rate() -> None:
+    """A fraction that rounds the wrong way must not let a frame through for nothing, and then every one after it."""
+    bucket, now = TokenBucket(per_second=5000.0, burst=1.0, now=0.1), 0.1
+    for _ in range(5001):
+        now += bucket.charge(now)
+    assert abs(now - 1.1) < 1e-6
