@@ -31,6 +31,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 PREFIX = "P2PNODE_"
 NAME_CHARACTERS_MAX = 64  # a name is shown in tables
 THREADS_MAX = 4096  # catches a typing error, not a machine
+UPLOAD_MBIT_MAX = 1_000_000  # the same, for a link
 BOOTSTRAP_MAX = 64  # a list that a person typed; the address book finds the rest
 ALLOWED_MAX = 1024  # eight committees of the largest size; the genesis that lists them travels
 CONFIG_BYTES_MAX = 64 * 1024  # a settings file is a page; anything longer is another file by mistake
@@ -69,6 +70,7 @@ class Config:
     bootstrap: tuple[Endpoint, ...] = ()
     listen: Endpoint = DEFAULT_LISTEN
     announce: Endpoint | None = None  # None: the address listened on
+    upload_mbit: float | None = None  # None: as fast as the link takes it; votes are never held back
     data: Path | None = None  # None: the source text of Python's standard library
     size: str = "tiny"
     train: bool = True
@@ -190,6 +192,17 @@ def _threads(value: object) -> int:
     return value
 
 
+def _upload_mbit(value: object) -> float:
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float | str):
+            value = float(value)
+    except ValueError:
+        pass
+    if not isinstance(value, float) or not 0.1 <= value <= UPLOAD_MBIT_MAX:  # not a number fails both
+        raise _Invalid("megabits a second, 0.1 or more, as in 20")
+    return value
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -308,6 +321,7 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "bootstrap": _endpoints,
         "listen": _endpoint,
         "announce": _dialable,
+        "upload_mbit": _upload_mbit,
         "data": _path,
         "size": _text,
         "train": _switch,
@@ -337,7 +351,7 @@ def _read(key: str, value: object, *, place: str, base: Path) -> object:
 
 def _json_value(value: object) -> object:
     match value:
-        case None | bool() | int():
+        case None | bool() | int() | float():
             return value
         case tuple():
             return [str(item) for item in value]

@@ -5,7 +5,7 @@ the protocol; limits.py has every bound. Never imports consensus, model or p2pno
 """
 
 from transport.address import Address, Scope
-from transport.blobs import BlobSource, MemoryBlobs
+from transport.blobs import MemoryBlobs
 from transport.content import (
     ContentDigest,
     content_digest,
@@ -40,6 +40,7 @@ from transport.log import Log
 from transport.peerbook import PeerBook
 from transport.reachability import Reach, Result, Verdict
 from transport.requests import RequestHandler
+from transport.sharing import BlobSource
 from transport.statement import ChainId, make_statement
 from transport.swarm import Swarm
 

@@ -5,9 +5,11 @@
     LEAVES_WANTED  id u32 | digest 32 | first u32 | count u16     answered by `count` LEAF in order
     LEAF           id u32 | index u32 | bytes
     BLOB_REFUSED   id u32 | code u8                               in place of (the rest of) an answer
+    HELD_WANTED    id u32 | digest 32 | count u32                 answered by one HELD once more than `count` groups are held
+    HELD           id u32 | a bit for each group, the first highest; nothing at all where everything is held
 
-One task serves one peer, in the order of asking: a peer that asks for much waits for itself. Not here: verifying
-(transfer.py) and the choice of holders (fetch.py).
+One task serves one peer, in the order of asking: a peer that asks for much waits for itself. Another tells it what is held by
+now of what is still on its way here. Not here: verifying (transfer.py) and the choice of holders (fetch.py).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -26,16 +28,19 @@ from transport import limits
 from transport.content import DIGEST_BYTES, Buffer, digest_of_hashes, leaf_hashes, split
 from transport.errors import Malformed
 from transport.framing import Kind, encode_frame, frame_pieces
+from transport.identity import PublicKey
 from transport.limits import LEAF_BYTES
 from transport.log import Log
 from transport.outbox import Outbox
+from transport.sharing import WHOLE, Held, Sharing
 from transport.transfer import Range
 
 _HASHES_WANTED: Final = struct.Struct(">I32sII")
 _LEAVES_WANTED: Final = struct.Struct(">I32sIH")
 _ID: Final = struct.Struct(">I")
 _LEAF: Final = struct.Struct(">II")
-
+_HELD_WANTED: Final = struct.Struct(">I32sI")
+NOT_HELD: Final = "does not hold it"
 
 Take = Callable[[int, Buffer], str | None]
 
@@ -44,19 +49,6 @@ class Refusal(enum.IntEnum):
     NOT_HELD = 1
     NO_SUCH_LEAF = 2
     FAILED = 3
-
-
-class BlobSource(Protocol):
-    """Where the blobs come from that we serve. Slow reads belong in a worker thread (trio.to_thread)."""
-
-    async def leaf_hashes(self, digest: bytes) -> Sequence[bytes] | None:
-        """All leaf hashes of the blob, or None where it is not held."""
-
-    async def read(self, digest: bytes, first: int, count: int) -> Buffer | None:
-        """The bytes of leaves first .. first + count - 1, contiguous; None where it is not held.
-
-        `count` is at most LEAVES_PER_REQUEST. Leaves beyond the end are simply not there.
-        """
 
 
 class MemoryBlobs:
@@ -83,6 +75,25 @@ class MemoryBlobs:
     async def read(self, digest: bytes, first: int, count: int) -> Buffer | None:
         held = self._blobs.get(digest)
         return None if held is None else held[0][first * LEAF_BYTES : (first + count) * LEAF_BYTES]
+
+
+def encode_held(held: Held) -> bytes:
+    """The bits in bytes: the first group is the highest bit of the first byte."""
+    if held.is_whole:
+        return b""
+    size = max(1, (held.groups.bit_length() + 7) // 8)
+    return bytes(_REVERSED[byte] for byte in held.groups.to_bytes(size, "little"))
+
+
+def decode_held(bits: Buffer) -> Held:
+    """Any bytes are holdings; what lies beyond a blob's end is for its plan to ignore."""
+    if not len(bits):
+        return WHOLE
+    groups = int.from_bytes(bytes(bits).translate(_REVERSED), "little")
+    return Held(groups, groups.bit_count())
+
+
+_REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class Expected:
@@ -129,6 +140,18 @@ class BlobClient:
             self._outbox.push(encode_frame(Kind.LEAVES_WANTED, head))
             yield expected
 
+    @contextmanager
+    def held(self, digest: bytes, known: int, take: Take) -> Iterator[Expected]:
+        """Ask what it holds, once that is more than `known` groups; `take` gets (0, bits) once."""
+        with self._ask(Expected(1, take)) as (number, expected):
+            self._outbox.push(encode_frame(Kind.HELD_WANTED, _HELD_WANTED.pack(number, digest, known)))
+            yield expected
+
+    def on_held(self, body: bytes) -> None:
+        if len(body) < _ID.size:
+            raise Malformed(f"holdings in {len(body)} bytes")
+        self._arrived(_ID.unpack_from(body)[0], 0, memoryview(body)[_ID.size :])
+
     def on_hashes(self, body: bytes) -> None:
         if len(body) < _ID.size or (len(body) - _ID.size) % DIGEST_BYTES:
             raise Malformed(f"leaf hashes in {len(body)} bytes")
@@ -146,7 +169,7 @@ class BlobClient:
         expected = self._expected.get(_ID.unpack_from(body)[0])
         if expected is not None:
             code = body[_ID.size]
-            expected.fail("does not hold it" if code == Refusal.NOT_HELD else f"refused with code {code}")
+            expected.fail(NOT_HELD if code == Refusal.NOT_HELD else f"refused with code {code}")
 
     def close(self, reason: str) -> None:
         self._closed = reason
@@ -188,14 +211,17 @@ class _Wanted:
 
 @dataclass(slots=True)
 class BlobServer:
-    """What one peer asked us for, answered in order by one task."""
+    """What one peer asked us for, answered in order by one task, and what is on its way here, told by another."""
 
     name: str
+    key: PublicKey
     outbox: Outbox
-    source: BlobSource
+    source: Sharing
     log: Log
     _queue: deque[_Wanted] = field(default_factory=deque)
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _curious: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of which blob: id of the question, and count
+    _asked: trio.Event = field(default_factory=trio.Event)
 
     def on_wanted(self, kind: int, body: bytes) -> None:
         """Queue a request; raises Malformed, also where the peer has too many waiting."""
@@ -211,8 +237,54 @@ class BlobServer:
         self._queue.append(_Wanted(kind, number, digest, Range(first, count)))
         self._lot.unpark()
 
+    def on_held_wanted(self, body: bytes) -> None:
+        """Remember the question, in the place of an earlier one about the same blob; the oldest makes room for one too many."""
+        if len(body) != _HELD_WANTED.size:
+            raise Malformed(f"a question of {len(body)} bytes about holdings")
+        number, digest, count = _HELD_WANTED.unpack(body)
+        self._curious.pop(digest, None)
+        if len(self._curious) >= limits.HELD_QUESTIONS_MAX:
+            del self._curious[next(iter(self._curious))]
+        self._curious[digest] = number, count
+        self._asked.set()
+
     async def run(self) -> None:
         """Serve until cancelled. A source that raises is logged, and the peer is refused."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell)
+            await self._serve()
+
+    async def _tell(self) -> None:
+        """Answer what can be answered by now, and not more often than HELD_SECONDS."""
+        while True:
+            if not self._curious:
+                await self._asked.wait()
+            changed, self._asked = self.source.changed, trio.Event()  # what happens from here on is looked at
+            if any([await self._answer(digest) for digest in list(self._curious)]):
+                await trio.sleep(limits.HELD_SECONDS)
+            elif self._curious:
+                await _either(self._asked, changed)
+
+    async def _answer(self, digest: bytes) -> bool:
+        """Whether there was something to say."""
+        if digest not in self._curious:
+            return False  # another one took its place meanwhile
+        number, count = self._curious[digest]
+        try:
+            held = await self.source.held(digest, self.key)
+        except Exception as error:  # as in `_serve`
+            self.log.error("blob source failed", peer=self.name, digest=digest.hex(), error=repr(error))
+            held = None
+        if self._curious.get(digest, (0, 0))[0] != number or (held and not held.is_whole and held.count <= count):
+            return False
+        del self._curious[digest]
+        if held is None:
+            await self.outbox.push_bulk(encode_frame(Kind.BLOB_REFUSED, _ID.pack(number) + bytes((Refusal.NOT_HELD,))))
+        else:
+            await self.outbox.push_bulk(encode_frame(Kind.HELD, _ID.pack(number), encode_held(held)))
+        return True
+
+    async def _serve(self) -> None:
         while True:
             while not self._queue:
                 await self._lot.park()
@@ -248,3 +320,14 @@ class BlobServer:
             head = _LEAF.pack(wanted.number, wanted.range.first + position)
             await self.outbox.push_bulk(*frame_pieces(Kind.LEAF, head, leaf))
         return None
+
+
+async def _either(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)

@@ -5,6 +5,9 @@ that is slower than a modem, for as long as there is another to try. At the end,
 for are asked of a second holder, so nobody can stall a fetch by dripping the last of it. The first holder is asked for
 the leaf hashes and for leaves in the same breath, so a small blob takes one round trip.
 
+Of a long blob others may hold parts, because they fetch it too (sharing.py). The first holder is taken to hold everything until it says
+otherwise; whoever comes later is asked what it holds, again and again until that is everything. Whoever asks us is asked as well.
+
 What is kept in memory is verified leaf by leaf as it comes. What goes into a file is verified in the thread that writes it,
 one request's leaves at a time: hashing takes as long as decrypting, and a large blob keeps two cores busy that way.
 
@@ -20,12 +23,13 @@ from typing import Protocol
 import trio
 
 from transport import limits
-from transport.blobs import BlobClient, Expected
+from transport.blobs import NOT_HELD, BlobClient, Expected, decode_held
 from transport.content import Buffer
 from transport.errors import RequestFailed
 from transport.identity import PublicKey, short_id
 from transport.log import Log
 from transport.machine import in_thread
+from transport.sharing import Held, Read, Shared, Sharing
 from transport.transfer import FetchPlan, Range
 
 Leaves = list[tuple[int, Buffer]]
@@ -99,6 +103,37 @@ class Fetch:
         self._active: dict[PublicKey, _Source] = {}
         self._broken: Exception | None = None
         self._changed = trio.Event()
+        self._sharing: Sharing | None = None
+        self._shared: Shared | None = None
+        self._me = b""
+
+    def share(self, sharing: Sharing, read: Read, *, me: bytes) -> Shared | None:
+        """Serve what has come to others who fetch it; None where another fetch does that already. Said before `run`."""
+        shared = Shared(read, on_fellow=self._met, hashes=self._plan.hashes, held=self._plan.held())
+        if not sharing.begin(self._plan.digest, shared):
+            return None
+        self._sharing, self._shared, self._me = sharing, shared, me
+        self._plan.begin_at(me, ())
+        return shared
+
+    @property
+    def fellows(self) -> Sequence[PublicKey]:
+        """Who fetches the same."""
+        return () if self._shared is None else tuple(self._shared.fellows)
+
+    def _met(self) -> None:
+        """Another fellow: it holds something, or soon will."""
+        self._plan.begin_at(self._me, self.fellows)
+        for key in self.fellows:
+            if self._failed.get(key) == NOT_HELD:
+                del self._failed[key]
+        self._fire()
+
+    def _grew(self) -> None:
+        """Verified leaves have reached the sink."""
+        if self._shared is not None and self._sharing is not None:
+            self._shared.hashes = self._plan.hashes
+            self._sharing.grew(self._shared, self._plan.held())
 
     async def run(self) -> None:
         """Raises RequestFailed once every holder was asked in vain, and what the sink raises. Cancellable everywhere."""
@@ -157,6 +192,8 @@ class Fetch:
         now = trio.current_time()
         for holder in fresh[: max(0, most - len(self._active))]:
             source = _Source(holder, heard_at=now, stretch_began=now)
+            if self._plan.is_shared and self._active:
+                self._plan.holds(holder.key, Held())
             self._active[holder.key] = source
             nursery.start_soon(self._draw, source)
 
@@ -184,6 +221,7 @@ class Fetch:
             await self._draw_all(source)
         key = source.holder.key
         del self._active[key]
+        self._plan.lost(key)
         if source.failure == SLOW:
             self._slow.add(key)
         elif source.failure is not None:
@@ -199,8 +237,35 @@ class Fetch:
                     await self._many_hashes(source)
                 else:
                     await nursery.start(self._few_hashes, source)
-            for _ in range(limits.REQUESTS_PER_HOLDER):
+            requests = limits.REQUESTS_PER_HOLDER
+            if self._plan.is_shared:
+                nursery.start_soon(self._follow, source)
+                requests *= 2 if self._plan.group_leaves < limits.LEAVES_PER_REQUEST else 1
+            for _ in range(requests):
                 nursery.start_soon(self._leaves_in_turn, source)
+
+    async def _follow(self, source: _Source) -> None:
+        """Ask what it holds, until that is everything."""
+        key, known = source.holder.key, 0
+        said = Held()
+
+        def take(_: int, bits: Buffer) -> str | None:
+            nonlocal said
+            said = decode_held(bits)
+            return None
+
+        while not said.is_whole:
+            with source.holder.blobs.held(self._plan.digest, known, take) as expected:
+                await expected.done.wait()
+            if expected.failure is not None:
+                source.failure = source.failure or expected.failure
+                source.scope.cancel()
+                return
+            known = max(known + 1, said.count)
+            if not said.is_whole and self._shared is not None:
+                self._shared.met(key)
+            if self._plan.holds(key, said):
+                self._fire()
 
     # --- hashes -------------------------------------------------------------------------------------------------------
 
@@ -285,6 +350,7 @@ class Fetch:
         finally:
             if arrived:  # they count as held, also where the holder failed after them
                 await self._give(source, arrived)
+                self._grew()
 
     async def _give(self, source: _Source, arrived: Leaves) -> None:
         with trio.CancelScope(shield=True):

@@ -15,11 +15,13 @@ from transport.content import Buffer
 from transport.errors import Malformed
 from transport.limits import (
     APPLICATION_FRAME_BYTES_MAX,
+    BLOB_BYTES_MAX,
     BYE_TEXT_BYTES_MAX,
     ENVELOPE_BYTES_MAX,
     HASHES_PER_FRAME,
     HELLO_BYTES_MAX,
     LEAF_BYTES,
+    LEAVES_PER_REQUEST,
     READ_BYTES,
     RECORD_BYTES,
     RECORDS_PER_RESPONSE_MAX,
@@ -49,6 +51,8 @@ class Kind(enum.IntEnum):
     LEAVES_WANTED = 0x42
     LEAF = 0x43
     BLOB_REFUSED = 0x44
+    HELD_WANTED = 0x45
+    HELD = 0x46
 
 
 # Kinds from here up belong to the node; the transport carries their bodies unread.
@@ -75,11 +79,13 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
     Kind.LEAVES_WANTED: 42,
     Kind.LEAF: 8 + LEAF_BYTES,
     Kind.BLOB_REFUSED: 5,
+    Kind.HELD_WANTED: 40,
+    Kind.HELD: 4 + BLOB_BYTES_MAX // LEAF_BYTES // LEAVES_PER_REQUEST // 8,
     **dict.fromkeys(range(APPLICATION_KIND_MIN, 0x100), APPLICATION_FRAME_BYTES_MAX),
 }
 
 # Answers that were asked for. They wait behind everything else and are not counted as traffic that a peer pushes.
-BULK_KINDS: Final = frozenset({Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED})
+BULK_KINDS: Final = frozenset({Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED, Kind.HELD})
 
 _HEADER: Final = struct.Struct(">BI")
 _PART: Final = struct.Struct(">II")

@@ -16,7 +16,7 @@ import trio
 
 from transport import limits
 from transport.address import Address, Scope
-from transport.blobs import BlobClient, BlobServer, BlobSource
+from transport.blobs import BlobClient, BlobServer
 from transport.connection import Connection, Shaken
 from transport.content import Buffer
 from transport.dialback import DialBack
@@ -24,15 +24,17 @@ from transport.envelope import Envelope, SeenCache
 from transport.errors import Malformed, RemoteFault
 from transport.events import Direction, EnvelopeReceived, FrameReceived, PeerInfo, TwinSeen
 from transport.exchange import Exchange
-from transport.framing import APPLICATION_KIND_MIN, Kind
+from transport.framing import APPLICATION_KIND_MIN, FrameJoiner, Kind
 from transport.identity import node_id, short_id
 from transport.inbox import Inbox
 from transport.log import Log
 from transport.machine import in_thread
 from transport.outbox import Outbox
+from transport.pacing import Pacer
 from transport.pex import PexExchange, encode_response
 from transport.ratelimit import TokenBucket
 from transport.requests import RequestHandler, Requests
+from transport.sharing import Sharing
 from transport.statement import ChainId
 
 
@@ -43,7 +45,7 @@ class Host(Protocol):
     seen: SeenCache
     rng: Random
     log: Log
-    blobs: BlobSource
+    blobs: Sharing
     handler: RequestHandler
     exchange: Exchange
     dialback: DialBack
@@ -60,17 +62,18 @@ class Session:
         self.leaf_hash = shaken.leaf_hash
         self.chain_id = shaken.said.chain_id
         self.connections: list[Connection] = []
-        self.outbox = Outbox()
+        self.outbox = Outbox(host.pacer)
         self.blobs = BlobClient(self.outbox)
         self.pex = PexExchange(now=trio.current_time())
         self.dial_backs = TokenBucket(
             per_second=1 / limits.DIAL_BACKS_SECONDS, burst=limits.DIAL_BACKS_BURST, now=trio.current_time()
         )
         self.requests = Requests(self.key, name=self.name, outbox=self.outbox, handler=host.handler, log=host.log)
-        self._server = BlobServer(self.name, self.outbox, host.blobs, host.log)
+        self._server = BlobServer(self.name, self.key, self.outbox, host.blobs, host.log)
         self._host = host
         self._address = shaken.remote
         self._listens = False
+        self._joiner = FrameJoiner()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._started = trio.Event()
@@ -159,6 +162,9 @@ class Session:
         match kind:
             case Kind.LEAF:
                 self.blobs.on_leaf(body)
+            case Kind.PART:
+                if (frame := self._joiner.take(body)) is not None:
+                    await self.receive(*frame)
             case Kind.ENVELOPE:
                 await self._on_envelope(body)
             case Kind.REQUEST:
@@ -167,6 +173,10 @@ class Session:
                 self.requests.on_response(body)
             case Kind.HASHES_WANTED | Kind.LEAVES_WANTED:
                 self._server.on_wanted(kind, body)
+            case Kind.HELD_WANTED:
+                self._server.on_held_wanted(body)
+            case Kind.HELD:
+                self.blobs.on_held(body)
             case Kind.HASHES:
                 self.blobs.on_hashes(body)
             case Kind.BLOB_REFUSED:

@@ -7,6 +7,7 @@ there), handshake.py, session.py (what a frame does), transfer.py and fetch.py (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,9 +19,8 @@ from transport import limits, sockets
 from transport.address import Address
 from transport.admission import Admission, Doorway
 from transport.ban import Ban
-from transport.blobs import BlobSource
 from transport.connection import Connection, Shaken, Traffic
-from transport.content import Buffer
+from transport.content import Buffer, leaf_count
 from transport.dialback import DialBack
 from transport.dialer import Dialer
 from transport.dialing import DialFailure, DialPlan
@@ -41,10 +41,12 @@ from transport.identity import Identity, PublicKey, short_id
 from transport.inbox import Inbox
 from transport.log import Log
 from transport.machine import random_bytes
+from transport.pacing import Pacer
 from transport.peerbook import PeerBook
 from transport.reachability import Reach
 from transport.requests import RequestHandler
 from transport.session import Session
+from transport.sharing import BlobSource, Read, Shared, Sharing
 from transport.statement import ChainId
 from transport.tcp import TcpListener, TcpStream
 from transport.tls import TlsPeer, tls_identity
@@ -69,10 +71,12 @@ class Swarm:
         handler: RequestHandler,
         blobs: BlobSource,
         log: Log,
+        upload_bytes_per_second: float = math.inf,
     ) -> None:
+        self.pacer = Pacer(upload_bytes_per_second)
         self.identity = identity
         self.handler = handler
-        self.blobs = blobs
+        self.blobs = Sharing(blobs)
         self.log = log
         self.book = book
         self.inbox = Inbox()
@@ -183,28 +187,42 @@ class Swarm:
         blocking: bool = False,
         leaves: Iterable[int] | None = None,
         hashes: Sequence[bytes] | None = None,
+        read: Read | None = None,
     ) -> Sequence[bytes]:
         """Get a blob, or some of its leaves, from whoever of `holders` is connected. Returns the hashes of all of its leaves.
 
         `sink` gets every leaf, verified, a few at a time and in any order; where it is `blocking`, in a worker thread, and
         the last ones perhaps twice. `holders` is asked again whenever somebody
-        fails; `hashes`, where they are known, are not asked for. Raises RequestFailed once all have been tried.
+        fails; `hashes`, where they are known, are not asked for. With `read`, which gives leaves that have come and all those that were
+        not wanted, the blob is served to others while it comes. Raises RequestFailed once all have been tried.
         """
 
         def connected() -> list[Session]:
             now = trio.current_time()
-            found = [self._sessions.get(PublicKey(key)) for key in holders()]
+            found = [self._sessions.get(PublicKey(key)) for key in (*holders(), *fetch.fellows)]
             return [s for s in found if s is not None and not s.is_silent and not self._liars.holds(s.key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
-        await Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log).run()
+        fetch = Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log)
+        shared = None if read is None or not plan.is_shared else fetch.share(self.blobs, read, me=self.identity.public_key)
+        try:
+            await fetch.run()
+        finally:
+            if shared is not None and plan.is_done and self._nursery is not None:
+                self._nursery.start_soon(self.blobs.linger, digest, shared)
+            elif shared is not None:
+                self.blobs.end(digest, shared)
         return plan.hashes or ()
 
     async def fetch_bytes(self, digest: bytes, length: int, *, holders: Callable[[], Sequence[bytes]]) -> bytes:
         """A whole blob, in memory: for what fits there easily. `length` is what the caller has a reason to believe. As `fetch`."""
         parts: dict[int, Buffer] = {}
 
-        await self.fetch(digest, length, holders=holders, sink=parts.update)
+        async def read(first: int, count: int) -> Buffer | None:
+            wanted = [parts.get(index) for index in range(first, min(first + count, leaf_count(length)))]
+            return None if None in wanted else b"".join(part for part in wanted if part is not None)
+
+        await self.fetch(digest, length, holders=holders, sink=parts.update, read=read)
         return b"".join(parts[index] for index in sorted(parts))
 
     def lied(self, key: PublicKey) -> None:
@@ -220,7 +238,7 @@ class Swarm:
         before, self._admission.members = self._admission.members, frozenset(keys)
         members, linked = self._admission.members, None if links is None else frozenset(links)
         if (members, linked) != (before, self._links):
-            self._links = linked
+            self._links, self.book.members = linked, members
             self.dialer.plan.set_members(members, trio.current_time(), links=linked)
             self.dialer.wake()
         if linked is not None and len(linked & self._sessions.keys()) >= min(limits.OVERLAY_PEERS_MIN, len(linked)):
@@ -250,6 +268,11 @@ class Swarm:
     def own_address(self) -> Address | None:
         """Where the world can dial this node, where peers have shown it; no operator needs to know it."""
         return self.dialback.reachability.own_address()
+
+    def saved_book(self) -> Callable[[], bytes]:
+        """The address book with what a restart should dial first, as a call for a worker thread: bytes to keep."""
+        self.dialer.keep_anchors()
+        return self.book.frozen()
 
     def statistics(self) -> Statistics:
         return Statistics(

@@ -3,16 +3,22 @@
 Sans-IO. First the leaf hashes, checked as a whole against the digest, then leaves in ranges, each checked by itself,
 so a lie is found at the first leaf, or with its range, and costs the time of that. At the end a range that somebody
 keeps us waiting for is asked of a second holder. Not here: sockets, timeouts, the choice of holders (fetch.py).
+
+Where others fetch the same (fellows, sharing.py), whoever holds everything is asked first for what no fellow holds, and for a
+section of the blob that is ours: all fellows count themselves in the order of their keys, and each begins at its own place. What a
+fellow holds is asked of the fellow. So a source sends most of a blob only once, and nobody has to agree on anything.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transport.content import DIGEST_BYTES, Buffer, digest_of_hashes, leaf_count, leaf_hash, leaf_length
-from transport.limits import ASKERS_PER_LEAF_MAX, BLOB_BYTES_MAX, LEAVES_PER_REQUEST
+from transport.limits import ASKERS_PER_LEAF_MAX, BLOB_BYTES_MAX, SHARED_LEAVES_MIN
+from transport.sharing import WHOLE, Held, group_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,25 @@ class FetchPlan:
         self.leaf_count = leaf_count(length)
         self.hashes: Sequence[bytes] | None = hashes
         wanted = range(self.leaf_count) if leaves is None else sorted(set(leaves))
-        self._ranges: deque[Range] = deque(_ranges(wanted))
+        self.group_leaves = group_leaves(self.leaf_count)
+        self._groups = -(-self.leaf_count // self.group_leaves)
+        self._unasked: dict[int, deque[Range]] = {}  # by group
+        for found in self._ranges(wanted):
+            self._unasked.setdefault(found.first // self.group_leaves, deque()).append(found)
         self._asked: dict[Range, _Asked] = {}
         self._missing = set(wanted)
+        self._lacking = Counter(index // self.group_leaves for index in self._missing)  # leaves, by group
+        self._own = 0  # groups that are here, as bits
+        for group in range(self._groups):
+            if group not in self._lacking:
+                self._own |= 1 << group
+        self._rare = deque(
+            self._unasked
+        )  # groups in the order in which to ask for them; those asked for drop out later
+        self._common: deque[int] = deque()  # those of them that a fellow holds
+        self._copies: Counter[int] = Counter()  # fellows that hold a group
+        self._held: dict[bytes, int] = {}  # of each fellow, the groups that it holds, as bits
+        self._offers: dict[bytes, deque[int]] = {}  # of each fellow that does not hold everything
 
     @property
     def is_done(self) -> bool:
@@ -65,7 +87,73 @@ class FetchPlan:
     @property
     def has_work(self) -> bool:
         """Whether a range is left that nobody was asked for."""
-        return bool(self._ranges)
+        return bool(self._unasked)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is long enough to ask others which parts of it they hold."""
+        return self.leaf_count >= SHARED_LEAVES_MIN
+
+    def held(self) -> Held:
+        """What is here of it, in whole groups."""
+        if not self._missing:
+            return WHOLE
+        return Held(self._own, self._groups - len(self._lacking))
+
+    # --- who has what -------------------------------------------------------------------------------------------------
+
+    def begin_at(self, me: bytes, fellows: Iterable[bytes]) -> None:
+        """Ask for our section first, and then for what lies before it: whoever has that section works towards us."""
+        keys = sorted({me, *fellows})
+        if (
+            len(keys) == 1
+        ):  # nobody is known: anywhere, so that those who begin at the same time do not ask for the same
+            place = int.from_bytes(hashlib.sha256(self.digest + me).digest()[:8], "big") % max(1, self._groups)
+            order = [*range(place, self._groups), *range(place)]
+        else:
+            rank = keys.index(me)
+            first, end = rank * self._groups // len(keys), (rank + 1) * self._groups // len(keys)
+            order = [*range(first, end), *range(first - 1, -1, -1), *range(self._groups - 1, end - 1, -1)]
+        self._rare = deque(group for group in order if group in self._unasked)
+        self._common.clear()
+
+    def holds(self, holder: bytes, held: Held) -> bool:
+        """This is what a fellow holds by now; whether there is something new in it."""
+        if held.is_whole:
+            return self._offers.pop(holder, None) is not None
+        offers = self._offers.setdefault(holder, deque())
+        before = self._held.get(holder, 0)
+        new = held.groups & ((1 << self._groups) - 1) & ~before
+        self._held[holder] = before | new
+        for group in _bits(new):
+            self._copies[group] += 1
+            if group in self._unasked:
+                offers.append(group)
+        return bool(new)
+
+    def lost(self, holder: bytes) -> None:
+        """A fellow is asked no more: what it held counts as rare again."""
+        self._offers.pop(holder, None)
+        for group in _bits(self._held.pop(holder, 0)):
+            self._copies[group] -= 1
+            if group in self._unasked and not self._copies[group]:
+                self._rare.append(group)
+
+    def _pick(self, asker: bytes) -> int | None:
+        """The group to ask for next."""
+        queues = (self._rare, self._common) if asker not in self._offers else (self._offers[asker],)
+        for queue in queues:
+            while queue:
+                group = queue[0]
+                if group not in self._unasked:
+                    queue.popleft()
+                elif queue is self._rare and self._copies[group]:
+                    self._common.append(queue.popleft())
+                else:
+                    return group
+        return None
+
+    # --- asking -------------------------------------------------------------------------------------------------------
 
     def accept_hashes(self, joined: bytes) -> bool:
         """Take the leaf hashes (32 bytes each) if they give the digest. Costs 1 us a leaf: mind the thread."""
@@ -79,8 +167,11 @@ class FetchPlan:
 
     def take(self, asker: bytes, *, now: float, patience_seconds: float) -> Range | None:
         """What to ask `asker` for: a range that nobody was asked for; else, at the end, the most overdue of another's."""
-        if self._ranges:
-            wanted = self._ranges.popleft()
+        group = self._pick(asker)
+        if group is not None:
+            wanted = self._unasked[group].popleft()
+            if not self._unasked[group]:
+                del self._unasked[group]
             self._asked[wanted] = _Asked(now, {asker})
             return wanted
         overdue = self._others(asker)
@@ -103,7 +194,13 @@ class FetchPlan:
         if not asked.askers:
             del self._asked[wanted]
             indices = [i for i in range(wanted.first, wanted.first + wanted.count) if i in self._missing]
-            self._ranges.extendleft(reversed(list(_ranges(indices))))
+            if indices:
+                group = wanted.first // self.group_leaves
+                self._unasked.setdefault(group, deque()).extendleft(reversed(list(self._ranges(indices))))
+                self._rare.appendleft(group)
+                for fellow, offers in self._offers.items():
+                    if self._held[fellow] >> group & 1:
+                        offers.appendleft(group)
 
     def is_leaf(self, index: int, leaf: Buffer) -> bool:
         """Whether it is the leaf of that index. Changes nothing, so a worker thread may ask."""
@@ -113,7 +210,13 @@ class FetchPlan:
 
     def hold(self, index: int) -> None:
         """It has come: it is missing no more."""
-        self._missing.discard(index)
+        if index in self._missing:
+            self._missing.remove(index)
+            group = index // self.group_leaves
+            self._lacking[group] -= 1
+            if not self._lacking[group]:
+                del self._lacking[group]
+                self._own |= 1 << group
 
     def accept_leaf(self, index: int, leaf: Buffer) -> bool:
         """Whether it is the leaf of that index; then it counts as held."""
@@ -130,23 +233,33 @@ class FetchPlan:
         found = [
             (asked.since, wanted.first, wanted)
             for wanted, asked in self._asked.items()
-            if asker not in asked.askers and len(asked.askers) < ASKERS_PER_LEAF_MAX and self._lacks(wanted)
+            if asker not in asked.askers
+            and len(asked.askers) < ASKERS_PER_LEAF_MAX
+            and self._lacks(wanted)
+            and (asker not in self._offers or self._held[asker] >> (wanted.first // self.group_leaves) & 1)
         ]
         return [wanted for _, _, wanted in sorted(found, key=lambda entry: entry[:2])]
 
     def _lacks(self, wanted: Range) -> bool:
         return any(index in self._missing for index in range(wanted.first, wanted.first + wanted.count))
 
+    def _ranges(self, indices: Iterable[int]) -> Iterator[Range]:
+        """Ascending indices as runs within a group."""
+        first = count = 0
+        for index in indices:
+            if count and index == first + count and index % self.group_leaves:
+                count += 1
+            else:
+                if count:
+                    yield Range(first, count)
+                first, count = index, 1
+        if count:
+            yield Range(first, count)
 
-def _ranges(indices: Iterable[int]) -> Iterable[Range]:
-    """Ascending indices as runs of at most LEAVES_PER_REQUEST."""
-    first = count = 0
-    for index in indices:
-        if count and index == first + count and count < LEAVES_PER_REQUEST:
-            count += 1
-        else:
-            if count:
-                yield Range(first, count)
-            first, count = index, 1
-    if count:
-        yield Range(first, count)
+
+def _bits(groups: int) -> Iterator[int]:
+    """The places of the bits that are set. Over bytes, because a shift of a long number costs its length."""
+    for place, byte in enumerate(groups.to_bytes((groups.bit_length() + 7) // 8, "little")):
+        for bit in range(8):
+            if byte >> bit & 1:
+                yield 8 * place + bit

@@ -69,6 +69,7 @@ from transport.outbox import Outbox
 from transport.peerbook import PeerRecord
 from transport.pex import PexExchange, encode_response
 from transport.requests import Requests, _Question
+from transport.sharing import Sharing
 from transport.spread import Spread
 from transport.tls import TlsPeer, identify
 from transport.transfer import FetchPlan
@@ -100,6 +101,8 @@ FRAMES: Mapping[str, str] = {
     "LEAVES_WANTED": "leaves wanted",
     "LEAF": "leaf",
     "BLOB_REFUSED": "blob refused",
+    "HELD_WANTED": "live session",
+    "HELD": "live session",
     "STATUS": "status",
     "CERTIFICATE": "certificate",
     "EVIDENCE": "evidence",
@@ -309,7 +312,7 @@ def _blobs() -> list[Target]:
 
 
 def _wanted(kind: int, data: bytes) -> object:
-    server = BlobServer("a", Outbox(), MemoryBlobs(), RecordingLog())
+    server = BlobServer("a", ALICE.public_key, Outbox(), Sharing(MemoryBlobs()), RecordingLog())
     server.on_wanted(kind, data)
     return server
 

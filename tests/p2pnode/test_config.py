@@ -48,6 +48,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         bootstrap = ["192.0.2.1:7337", "[2001:db8::1]:7337", "192.0.2.1:7337"]
         listen = "0.0.0.0:7337"
         announce = "node.example.org:7337"
+        upload_mbit = 20
         data = "text/all.txt"
         size = "base"
         train = false
@@ -65,6 +66,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     assert config.bootstrap == (Endpoint("192.0.2.1", 7337), Endpoint("2001:db8::1", 7337))
     assert config.data == home.path / "text/all.txt", "a path in the file is relative to the home"
     assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
+    assert config.upload_mbit == 20.0
     assert (config.allow, config.threshold, config.invite) == (("cd" * 32,), 80, TOKEN)
     assert all(config.given(key) for key in config.shown())
 
@@ -95,6 +97,9 @@ def test_the_prompt_opens_where_chosen_or_at_a_terminal(home: Home, monkeypatch:
         ("name = 3", 1, "name 3: not valid", "it takes text"),
         ("\n\nthreads = 'many'", 3, "threads 'many': not valid", "it takes a whole number from 1 to 4096"),
         ("threads = true", 1, "threads True: not valid", "it takes a whole number from 1 to 4096"),
+        ("upload_mbit = 0", 1, "upload_mbit 0: not valid", "it takes megabits a second"),
+        ("upload_mbit = nan", 1, "upload_mbit nan: not valid", "it takes megabits a second"),
+        ("upload_mbit = 'fast'", 1, "upload_mbit 'fast': not valid", "it takes megabits a second"),
         ("train = 1", 1, "train 1: not valid", "it takes true or false"),
         ("listen = '::1:7337'", 1, "listen '::1:7337': an IPv6 address needs brackets", "it takes HOST:PORT"),
         ("bootstrap = ['a:1',\n 'b']", 1, "bootstrap ['a:1', 'b']: not HOST:PORT", "it takes HOST:PORT"),

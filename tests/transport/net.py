@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from transport.address import Address
-from transport.blobs import BlobSource, MemoryBlobs
+from transport.blobs import MemoryBlobs
 from transport.connection import Shaken
 from transport.envelope import Envelope
 from transport.errors import RequestRefused
@@ -22,6 +22,7 @@ from transport.events import EnvelopeReceived, FrameReceived, PeerConnected, Pee
 from transport.framing import FrameDecoder
 from transport.identity import Identity, PublicKey
 from transport.peerbook import PeerBook, PeerRecord
+from transport.sharing import BlobSource
 from transport.statement import ChainId, make_statement
 from transport.swarm import Swarm
 from transport.tls import TlsIdentity, tls_identity

@@ -13,6 +13,7 @@ from transport.errors import RequestFailed
 from transport.fetch import Leaves
 from transport.framing import Kind, encode_frame
 from transport.limits import LEAF_BYTES
+from transport.sharing import group_leaves
 
 
 class Target:
@@ -197,7 +198,7 @@ async def test_a_holder_that_dies_in_the_middle_is_replaced(net: Network) -> Non
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(get)
-            await net.until(lambda: len(target.indices) == 3 * limits.LEAVES_PER_REQUEST)
+            await net.until(lambda: len(target.indices) == 3 * group_leaves(80))
             holders.append(other.key)
             await dying.stop()
     assert target.data == data

@@ -9,7 +9,7 @@ import trio
 
 from tests.transport.net import RecordingLog, Signal
 from transport import limits
-from transport.blobs import BlobClient, BlobServer, BlobSource, MemoryBlobs, Refusal, _Wanted
+from transport.blobs import BlobClient, BlobServer, MemoryBlobs, Refusal, _Wanted
 from transport.content import Buffer, digest_of
 from transport.errors import RequestFailed
 from transport.fetch import Fetch, Leaves
@@ -17,6 +17,7 @@ from transport.framing import FrameDecoder, Kind
 from transport.identity import PublicKey
 from transport.limits import LEAF_BYTES
 from transport.outbox import Outbox
+from transport.sharing import BlobSource, Sharing
 from transport.transfer import FetchPlan, Range
 
 
@@ -31,7 +32,13 @@ class Near:
 async def carry(outbox: Outbox, client: BlobClient, server: BlobServer) -> None:
     """What a connection does with the frames of blobs, in both directions."""
     decoder = FrameDecoder()
-    takes = {Kind.HASHES: client.on_hashes, Kind.LEAF: client.on_leaf, Kind.BLOB_REFUSED: client.on_refused}
+    takes = {
+        Kind.HASHES: client.on_hashes,
+        Kind.LEAF: client.on_leaf,
+        Kind.BLOB_REFUSED: client.on_refused,
+        Kind.HELD: client.on_held,
+        Kind.HELD_WANTED: server.on_held_wanted,
+    }
     while True:
         await outbox.wait()
         decoder.feed(outbox.gather())
@@ -49,7 +56,7 @@ async def holders(*sources: BlobSource, kind: type[BlobServer] = BlobServer) -> 
         found = []
         for number, source in enumerate(sources):
             asks, answers = Outbox(), Outbox()
-            client, server = BlobClient(asks), kind("peer", answers, source, log)
+            client, server = BlobClient(asks), kind("peer", ALICE, answers, Sharing(source), log)
             nursery.start_soon(server.run)
             nursery.start_soon(carry, asks, client, server)
             nursery.start_soon(carry, answers, client, server)
@@ -84,6 +91,7 @@ class Slow(MemoryBlobs):
         return await super().read(digest, first, count)
 
 
+ALICE = PublicKey(b"a" * 32)
 DATA = bytes(range(256)) * 256 * 40  # 40 leaves
 FOREVER = float("inf")
 

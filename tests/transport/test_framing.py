@@ -79,7 +79,7 @@ def test_unknown_kinds_are_refused(kind: int) -> None:
 
 def test_every_kind_has_a_cap_and_only_answers_are_bulk() -> None:
     assert set(Kind) <= set(FRAME_BYTES_MAX)
-    assert {Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED} == BULK_KINDS
+    assert {Kind.RESPONSE, Kind.HASHES, Kind.LEAF, Kind.BLOB_REFUSED, Kind.HELD} == BULK_KINDS
 
 
 @given(some.binary(max_size=300))
