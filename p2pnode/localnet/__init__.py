@@ -6,7 +6,7 @@ engine), nor a way to run nodes for long.
 
 Read ``harness.py`` first: a run as a story. Then ``run.py`` (what is known while it lasts), ``options.py`` (what can be asked for), ``founding.py`` (homes, keys,
 one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``kills.py`` and ``strikes.py`` (who dies when, and comes back),
-``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut),
+``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut), ``ground.py`` and ``netns.py`` (loopback or namespaces),
 ``readings.py`` (what nodes say), ``verdict.py`` (whether it was good), ``display.py`` (what one sees).
 
 For editors: no figure is computed here that a node could be asked for.

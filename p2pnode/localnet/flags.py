@@ -35,6 +35,16 @@ def localnet(
         list[str] | None,
         typer.Option(metavar="AT:SECONDS:GROUPS", help="Cut links: 10:5:1,2/3,4 or 10:5:3>1; repeatable."),
     ] = None,
+    churn: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE", help="Members leave and join, so many changes a minute, and nodes die.", show_default=False
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="How long, in place of --rounds, under --churn.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
 ) -> int:
     """Run and judge a whole network on this machine."""
@@ -53,5 +63,7 @@ def localnet(
         byzantine=byzantine,
         attack=attack,
         weather=Weather(latency, jitter, bandwidth, drop, tuple(parse_partition(text) for text in partition or ())),
+        churn=churn,
+        minutes=minutes,
     )
     return run_localnet(options)

@@ -6,11 +6,13 @@ For editors: the order is forced. Every key must exist before the genesis can na
 homes can take it. Only the first ``init`` builds a model (for the root of M(0)).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
 from p2pnode.home import Home
+from p2pnode.localnet.ground import GROUND
 from p2pnode.localnet.options import LocalnetOptions
 from p2pnode.localnet.processes import PYTHON, Fleet, Node, free_ports, node_command
 from p2pnode.localnet.readings import NodeId
@@ -23,24 +25,43 @@ async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list
     ports = free_ports(options.nodes)
     identities: list[Identity] = []
     nodes: list[Node] = []
-    forecast = None if options.weather.is_fair else forecast_in(directory)
+    ground = GROUND.get()
+    where = [f"{ground.host(index)}:{port}" for index, port in enumerate(ports)]
+    weather = ground.left_to_shim(options.weather)
+    forecast = None if weather.is_fair else forecast_in(directory)
     if forecast is not None:
-        write_forecast(forecast, options.weather, ports, seed=options.seed, began=None)
+        write_forecast(forecast, weather, ports, seed=options.seed, began=None)
     for index, port in enumerate(ports):
         home = Home(directory / f"node-{index + 1}")
         home.create()
         identity = Identity.create(home.key)
         attack = options.attack_name if index in options.byzantine_indices else None
-        peers = [p for p in ports if p != port]
-        command = node_command(home.path, port=port, peers=peers, attack=attack, forecast=forecast)
-        nodes.append(Node(index, NodeId(identity.node_id), home, port, command, attack))
+        peers = [other for other in where if other != where[index]]
+        command = node_command(home.path, listen=where[index], peers=peers, attack=attack, forecast=forecast)
+        nodes.append(Node(index, NodeId(identity.node_id), home, port, (*ground.inside(index), *command), attack))
         identities.append(identity)
-    founders = [f"{who.public_key.hex()}@127.0.0.1:{port}" for who, port in zip(identities, ports, strict=True)]
+    founders = [f"{who.public_key.hex()}@{at}" for who, at in zip(identities, where, strict=True)]
     await fleet.run(_founding_command(nodes[0], options, founders), what="founding the network")
     async with trio.open_nursery() as nursery:
         for node in nodes[1:]:
             nursery.start_soon(_take_genesis, fleet, node, nodes[0].home.genesis)
     return nodes
+
+
+async def newcomer(fleet: Fleet, options: LocalnetOptions, nodes: Sequence[Node], known: Sequence[Node]) -> Node:
+    """One more home beside those of ``nodes``, with a key of its own: it has the genesis, and the addresses of ``known``."""
+    taken, index = {node.port for node in nodes}, len(nodes)
+    port = next(port for port in free_ports(len(taken) + 1) if port not in taken)  # a dead node wants its own again
+    directory, host = nodes[0].home.path.parent, GROUND.get().host
+    home = Home(directory / f"node-{index + 1}")
+    home.create()
+    identity = Identity.create(home.key)
+    forecast = None if GROUND.get().left_to_shim(options.weather).is_fair else forecast_in(directory)
+    peers = [f"{host(node.index)}:{node.port}" for node in known]
+    command = node_command(home.path, listen=f"{host(index)}:{port}", peers=peers, attack=None, forecast=forecast)
+    node = Node(index, NodeId(identity.node_id), home, port, (*GROUND.get().inside(index), *command))
+    await _take_genesis(fleet, node, nodes[0].home.genesis)
+    return node
 
 
 def forecast_in(directory: Path) -> Path:

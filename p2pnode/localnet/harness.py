@@ -22,11 +22,12 @@ import trio
 
 from p2pnode.errors import ExitCode
 from p2pnode.localnet import display, verdict
+from p2pnode.localnet.churn import Churn
 from p2pnode.localnet.founding import forecast_in, found
 from p2pnode.localnet.ground import GROUND
 from p2pnode.localnet.options import LocalnetOptions
 from p2pnode.localnet.processes import INTERRUPTED_STOP_SECONDS_MAX, Node, leftovers, open_fleet, tracebacks
-from p2pnode.localnet.run import POLL_SECONDS, Run, RunFailed, evaluate, order_training, read_status, watch
+from p2pnode.localnet.run import POLL_SECONDS, Run, RunFailed, evaluate, order_training, read_outcome, watch
 from p2pnode.localnet.strikes import START_SECONDS_MAX, Killing
 from p2pnode.localnet.verdict import Cut, NodeOutcome, Outcome
 from p2pnode.localnet.weather import Partition, write_forecast
@@ -69,7 +70,7 @@ async def _run_or_interrupt(options: LocalnetOptions, directory: Path, temporary
 
 async def _run_network(options: LocalnetOptions, directory: Path, temporary: Path | None) -> Outcome:
     async with GROUND.get().open(options.nodes, options.weather) as remark, open_fleet(temporary) as fleet:
-        with display.open_display(options.rounds) as shown:
+        with display.open_display(options.rounds_max) as shown:
             if remark:
                 shown.note(remark)
             shown.note(f"founding a network of {options.nodes} nodes ({options.size}, {options.rounds} rounds)")
@@ -102,19 +103,19 @@ async def _train_to_the_target(run: Run) -> None:
 
 
 async def _train(run: Run, nursery: trio.Nursery) -> None:
-    """Order the training, kill by plan, wait for the target."""
-    target = run.options.rounds
+    """Order the training, kill and change by plan, wait for the target."""
     run.shown.note(f"training; held-out loss before it: {_shown(run.validation_loss_first)}")
     run.started_at = time.monotonic()
     for node in run.nodes:
         nursery.start_soon(order_training, run, node)
-    killing = Killing(run)
+    killing, churn = Killing(run), Churn(run, nursery)
     nursery.start_soon(killing.carry_out)
+    nursery.start_soon(churn.carry_out)
     if not run.options.weather.is_fair:
         nursery.start_soon(_begin_weather, run, nursery)
     await run.until(
-        lambda: killing.over and all(run.height(node) >= target for node in run.honest),
-        what=f"height {target} on every honest node",
+        lambda: killing.over and churn.over and all(run.height(node) >= run.target for node in run.honest),
+        what="the last height on every honest node",
         seconds_max=STALL_SECONDS_MAX,
     )
     run.wall_seconds = time.monotonic() - run.started_at
@@ -157,7 +158,7 @@ async def _keep_showing(run: Run) -> None:
 
 
 def _show(run: Run) -> None:
-    views = [display.NodeView(n.name, n.node, n.attack, run.latest[n.index]) for n in run.nodes]
+    views = [display.NodeView(n.name, n.node, n.attack, run.latest[n.index]) for n in run.present]
     run.shown.update(views, seconds=time.monotonic() - run.started_at)
 
 
@@ -169,7 +170,8 @@ async def _read_everything(run: Run) -> Outcome:
             nursery.start_soon(_read_node, run, node, outcomes)
     _show(run)
     return Outcome(
-        rounds=run.options.rounds,
+        rounds=run.target,
+        churned=run.options.churn is not None,
         kills_planned=run.options.kill,
         wall_seconds=run.wall_seconds,
         nodes=tuple(outcomes[node.index] for node in run.nodes),
@@ -182,20 +184,12 @@ async def _read_everything(run: Run) -> Outcome:
 
 
 async def _read_node(run: Run, node: Node, outcomes: dict[int, NodeOutcome]) -> None:
-    questions = run.questions[node.index]
-    honest = node.attack is None
+    if node.index in run.gone:
+        outcomes[node.index] = run.gone[node.index]
+        return
     # A node that is gone has no loss; one that failed to arrive is not worth the wait.
-    loss = await evaluate(run, node) if honest and node.running and not run.troubles else None
-    status = await read_status(run, node)
-    outcomes[node.index] = NodeOutcome(
-        name=node.name,
-        node=node.node,
-        attack=node.attack,
-        status=status or run.last_words.get(node.index),
-        rounds=(await questions.rounds(run.options.rounds)) if honest and status else (),
-        evidence=(await questions.evidence()) if honest and status else (),
-        validation_loss=loss,
-    )
+    loss = await evaluate(run, node) if node.attack is None and node.running and not run.troubles else None
+    outcomes[node.index] = await read_outcome(run, node, loss=loss)
 
 
 def _with_what_is_left(outcome: Outcome, nodes: Sequence[Node]) -> Outcome:

@@ -19,6 +19,10 @@ ROUNDS_MAX = 9_000  # the verdict looks at every round, and one answer of a node
 # of `tiny`.
 ROUNDS_PER_KILL = 3
 
+CHURN_MIN, CHURN_MAX = 0.1, 20.0  # a newcomer is up after a few seconds at best
+CHURN_NODES_MIN = 5  # four remain when one has left, and one of four may be down
+MINUTES_MAX = 24 * 60
+
 ATTACKS = ("equivocate", "bad-root", "hollow", "huge", "silent")
 
 
@@ -37,6 +41,13 @@ class LocalnetOptions:
     byzantine: int = 0
     attack: str | None = None
     weather: Weather = FAIR
+    churn: float | None = None
+    minutes: float | None = None
+
+    @property
+    def rounds_max(self) -> int:
+        """Where the run ends at the latest: under churn nobody knows before which height that is."""
+        return self.rounds if self.churn is None else ROUNDS_MAX
 
     @property
     def tolerated_faults(self) -> int:
@@ -73,6 +84,7 @@ def check_options(options: LocalnetOptions) -> None:
     _check_range("--byzantine", options.byzantine, low=0, high=options.nodes)
     _check_faults(options)
     check_weather(options.weather, nodes=options.nodes)
+    _check_churn(options)
     if options.data is not None and not options.data.is_file():
         raise _refuse(f"--data {options.data}: no such file", "give a text file")
     if options.home is not None and options.home.exists() and not _is_empty_directory(options.home):
@@ -101,6 +113,26 @@ def _check_faults(options: LocalnetOptions) -> None:
             f"--kill {options.kill}: {options.rounds} rounds are too few: a victim is back before the next dies",
             f"--rounds {rounds_needed} or more",
         )
+
+
+def _check_churn(options: LocalnetOptions) -> None:
+    if options.churn is None:
+        if options.minutes is not None:
+            raise _refuse("--minutes without --churn: a run ends at a height", "give --rounds, or add --churn 3")
+        return
+    if not CHURN_MIN <= options.churn <= CHURN_MAX:
+        raise _refuse(
+            f"--churn {options.churn:g}: out of range", f"from {CHURN_MIN:g} to {CHURN_MAX:g} changes a minute"
+        )
+    if options.minutes is not None and not 0 < options.minutes <= MINUTES_MAX:
+        raise _refuse(f"--minutes {options.minutes:g}: out of range", f"at most {MINUTES_MAX}")
+    if options.nodes - options.byzantine < CHURN_NODES_MIN:
+        raise _refuse(
+            f"--churn with {options.nodes - options.byzantine} honest nodes: one leaves and one is down at any time",
+            f"--nodes {CHURN_NODES_MIN + options.byzantine} or more",
+        )
+    if options.kill:
+        raise _refuse("--kill with --churn: churn kills by itself", "leave --kill out")
 
 
 def _check_range(flag: str, value: int, *, low: int, high: int) -> None:

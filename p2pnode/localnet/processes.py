@@ -180,17 +180,17 @@ async def open_fleet(temporary: Path | None) -> AsyncIterator[Fleet]:
 
 
 def node_command(
-    home: Path, *, port: int, peers: Sequence[int], attack: str | None, forecast: Path | None = None
+    home: Path, *, listen: str, peers: Sequence[str], attack: str | None, forecast: Path | None = None
 ) -> tuple[str, ...]:
     """The command line of one node: what a user would type, or the module of attacks, which ``start`` cannot reach.
 
-    With a ``forecast`` (weather.py), behind links that are as it says.
+    With a ``forecast`` (weather.py), behind links that are as it says. ``listen`` and ``peers``: HOST:PORT.
     """
     module = ["p2pnode", "start", "--no-repl"] if attack is None else ["p2pnode.attacks", "--attack", attack]
-    bootstrap = [word for peer in peers for word in ("--bootstrap", f"127.0.0.1:{peer}")]
-    shaped = ["p2pnode.localnet.shaped", str(forecast), str(port)] if forecast else []
+    bootstrap = [word for peer in peers for word in ("--bootstrap", peer)]
+    shaped = ["p2pnode.localnet.shaped", str(forecast), listen.rpartition(":")[2]] if forecast else []
     return (
-        *(*PYTHON, *shaped, *module, "--home", str(home), "--listen", f"127.0.0.1:{port}"),
+        *(*PYTHON, *shaped, *module, "--home", str(home), "--listen", listen),
         *("--no-train", "--threads", "1", *bootstrap),
     )
 

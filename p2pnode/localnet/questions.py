@@ -39,6 +39,10 @@ class Questions:
         """The held-out loss of the node's model, which the node computes now."""
         return await _ask(lambda: float(self._client.evaluate()["validation_loss"]))
 
+    async def leave(self) -> None:
+        """Asked to; ``status`` shows when it has left."""
+        await _ask(self._client.leave)
+
     async def train(self, rounds: int) -> None:
         """Until this height, whatever the node's is at the moment: an order that arrives late must not count from there."""
         await _ask(lambda: self._client.train(rounds, since=0))

@@ -38,6 +38,7 @@ class Status:
     bytes_sent_total: int
     compute_fraction: float | None
     evidence: int
+    role: str = "member"  # or contributor, observer, joining
 
     @property
     def undecided_height(self) -> int:
@@ -46,7 +47,8 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One line of ``/rounds``: a decided height as this node saw it. ``evicted``: whom its block puts out of the committee."""
+    """One line of ``/rounds``: a decided height as this node saw it. ``evicted``: whom its block puts out of the committee; who ``left``
+    asked for it."""
 
     height: int
     view: int
@@ -56,6 +58,8 @@ class Round:
     agree_seconds: float | None
     payload_bytes: int | None
     evicted: tuple[NodeId, ...] = ()
+    joined: tuple[NodeId, ...] = ()
+    left: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def status_from(document: Json) -> Status:
         bytes_sent_total=document["bytes_sent_total"],
         compute_fraction=document["compute_fraction"],
         evidence=document["evidence"],
+        role=document["role"],
     )
 
 
@@ -102,6 +107,8 @@ def rounds_from(document: Json) -> tuple[Round, ...]:
             agree_seconds=row["seconds"].get("agree"),
             payload_bytes=row.get("payload_bytes"),
             evicted=tuple(NodeId(gone["node"]) for gone in row["left"] if gone["why"] != "left"),
+            joined=tuple(NodeId(node) for node in row["joined"]),
+            left=tuple(NodeId(gone["node"]) for gone in row["left"] if gone["why"] == "left"),
         )
         for row in document
     ]

@@ -43,8 +43,7 @@ class Run:
         self.nodes = nodes
         self.shown = shown
         self.questions = {node.index: Questions(node.home) for node in nodes}
-        self.target = options.rounds
-        self.trained_until = options.rounds
+        self.target = self.trained_until = options.rounds_max
         self.latest: dict[int, Status | None] = {node.index: None for node in nodes}
         self.last_words: dict[int, Status] = {}
         self.gone: dict[int, NodeOutcome] = {}
@@ -124,6 +123,22 @@ async def _note_evidence(run: Run, node: Node) -> None:
         if row not in run.evidence_seen:
             run.evidence_seen.add(row)
             run.shown.note(f"evidence: {names.get(row.node, row.node)} {row.kind} at height {row.height}")
+
+
+async def read_outcome(run: Run, node: Node, *, loss: float | None, left: bool = False) -> NodeOutcome:
+    """Everything that is kept of a node, asked now."""
+    questions, honest = run.questions[node.index], node.attack is None
+    status = await read_status(run, node)
+    return NodeOutcome(
+        name=node.name,
+        node=node.node,
+        attack=node.attack,
+        status=status or run.last_words.get(node.index),
+        rounds=(await questions.rounds(run.target)) if honest and status else (),
+        evidence=(await questions.evidence()) if honest and status else (),
+        validation_loss=loss,
+        left=left,
+    )
 
 
 async def evaluate(run: Run, node: Node) -> float | None:

@@ -60,6 +60,7 @@ class NodeOutcome:
     validation_loss: float | None = None  # of its final model
     rounds: tuple[Round, ...] = ()
     evidence: tuple[EvidenceRow, ...] = ()
+    left: bool = False  # for good, in order, before the end; ``status`` is from then
     troubles: tuple[str, ...] = ()  # sentences: exits that nobody asked for, tracebacks, what it left behind
 
     @property
@@ -76,6 +77,7 @@ class Outcome:
     wall_seconds: float | None  # from the order to train until the last honest node had decided the last height
     nodes: tuple[NodeOutcome, ...]
     kills: tuple[Kill, ...] = ()
+    churned: bool = False  # members came and went all along
     cuts_planned: int = 0
     cuts: tuple[Cut, ...] = ()
     validation_loss_first: float | None = None  # of M(0), by one honest node
@@ -99,7 +101,7 @@ def reasons(outcome: Outcome) -> list[str]:
 def summary(outcome: Outcome) -> dict[str, Json]:
     """The JSON object that ``--json`` ends with."""
     why = reasons(outcome)
-    honest = outcome.honest
+    honest, staying = outcome.honest, tuple(node for node in outcome.honest if not node.left)
     statuses = [node.status for node in honest if node.status is not None]
     agree_seconds = [r.agree_seconds for node in honest for r in node.rounds if r.agree_seconds is not None]
     tokens_total = sum(status.tokens_total for status in statuses)
@@ -107,11 +109,11 @@ def summary(outcome: Outcome) -> dict[str, Json]:
         "verdict": "failed" if why else "ok",
         "reasons": why,
         "nodes": len(outcome.nodes),
-        "height": _common_height(honest),
+        "height": _common_height(staying),
         "rounds_committed": _rounds_committed(outcome),
         "wall_seconds": _rounded(outcome.wall_seconds, 2),
-        "model_roots": _roots_at(honest, _common_height(honest)),
-        "heights": {node.node: node.status.height for node in honest if node.status is not None},
+        "model_roots": _roots_at(staying, _common_height(staying)),
+        "heights": {node.node: node.status.height for node in staying if node.status is not None},
         "loss_first": _mean_loss(honest, _first_round(outcome)),
         "loss_last": _mean_loss(honest, _last_round(outcome)),
         "validation_loss_first": _rounded(outcome.validation_loss_first, 4),
@@ -133,6 +135,9 @@ def summary(outcome: Outcome) -> dict[str, Json]:
         "killed": [
             {"node": k.node, "height": k.height, "phase": k.phase, "seconds_down": _rounded(k.seconds_down, 2)}
             for k in outcome.kills
+        ],
+        "membership": [
+            {"node": node, "height": height, "change": change} for height, node, change in sorted(_changes(outcome))
         ],
         "partitions": [
             {
@@ -162,7 +167,7 @@ def _every_honest_node_reached_the_target(outcome: Outcome) -> Iterator[str]:
     for node in outcome.honest:
         if node.status is None:
             yield f"{node.name} never answered"
-        elif node.status.height < outcome.rounds:
+        elif node.status.height < outcome.rounds and not node.left:
             yield f"{node.name} stopped at height {node.status.height} of {outcome.rounds}"
 
 
@@ -193,7 +198,7 @@ def _no_honest_node_in_evidence(outcome: Outcome) -> Iterator[str]:
     for row in sorted(_evidence(outcome.honest), key=_order):
         if row.node in names:
             yield f"{names[row.node]} is honest but stands in evidence: {row.kind} at height {row.height}"
-    if outcome.cuts:
+    if outcome.cuts or outcome.churned:
         return  # who is cut off for long is absent, and comes back like any newcomer
     for node in sorted(_evicted(outcome.honest) & names.keys()):
         yield f"{names[node]} is honest but was evicted"
@@ -216,6 +221,17 @@ def _each_partition_began(outcome: Outcome) -> Iterator[str]:
         yield f"only {len(outcome.cuts)} of {outcome.cuts_planned} partitions began before the last round was over"
 
 
+def _no_round_was_lost(outcome: Outcome) -> Iterator[str]:
+    """Under churn a quorum is there at every moment, so that each height has a contribution; a partition may leave none."""
+    if not outcome.churned or outcome.cuts:
+        return
+    lost = sorted(set(range(1, outcome.rounds + 1)) - set(_committed(outcome)))
+    if lost:
+        yield f"no contribution was committed at {_heights(lost)}"
+    if not _changes(outcome):
+        yield "no member came or went"
+
+
 def _no_trouble(outcome: Outcome) -> Iterator[str]:
     """No other exit, no traceback in a log, no process, socket or port left, nothing wrong with the run as a whole."""
     yield from outcome.troubles
@@ -230,6 +246,7 @@ _CONDITIONS: tuple[Callable[[Outcome], Iterator[str]], ...] = (
     _no_honest_node_in_evidence,
     _each_kill_hit_and_came_back,
     _each_partition_began,
+    _no_round_was_lost,
     _no_trouble,
 )
 
@@ -276,6 +293,14 @@ def _payload_share(nodes: Iterable[NodeOutcome]) -> float | None:
         if r.payload_bytes is not None and r.contributions
     ]
     return _rounded(_mean(shares), 4)
+
+
+def _changes(outcome: Outcome) -> set[tuple[int, NodeId, str]]:
+    """Every change of the committee up to the target, as (height, node, what)."""
+    rows = [r for node in outcome.honest for r in node.rounds if r.height <= outcome.rounds]
+    changes = {(r.height, node, "joined") for r in rows for node in r.joined}
+    changes |= {(r.height, node, "left") for r in rows for node in r.left}
+    return changes | {(r.height, node, "evicted") for r in rows for node in r.evicted}
 
 
 def _evicted(nodes: Iterable[NodeOutcome]) -> set[NodeId]:

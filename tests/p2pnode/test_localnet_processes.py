@@ -162,8 +162,8 @@ def test_ports_are_distinct_and_not_the_systems_own_choice() -> None:
 
 
 def test_an_honest_node_is_started_with_a_users_command_and_an_attacker_with_its_own(tmp_path: Path) -> None:
-    honest = node_command(tmp_path, port=1001, peers=[1002], attack=None)
-    liar = node_command(tmp_path, port=1001, peers=[1002], attack="huge")
+    honest = node_command(tmp_path, listen="127.0.0.1:1001", peers=["127.0.0.1:1002"], attack=None)
+    liar = node_command(tmp_path, listen="127.0.0.1:1001", peers=["127.0.0.1:1002"], attack="huge")
     assert honest[3:5] == ("p2pnode", "start")
     assert liar[3:6] == ("p2pnode.attacks", "--attack", "huge")
     for command in (honest, liar):

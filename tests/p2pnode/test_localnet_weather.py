@@ -115,12 +115,12 @@ async def test_a_node_learns_of_a_partition_when_training_begins(tmp_path: Path,
 
 
 def test_only_a_local_network_starts_its_nodes_so(tmp_path: Path) -> None:
-    words = {"port": 1001, "peers": [1002], "forecast": tmp_path / "weather.json"}
-    honest = node_command(tmp_path, attack=None, **words)  # type: ignore[arg-type]
-    liar = node_command(tmp_path, attack="huge", **words)  # type: ignore[arg-type]
+    here, forecast = "127.0.0.1:1001", tmp_path / "weather.json"
+    honest = node_command(tmp_path, listen=here, peers=[], attack=None, forecast=forecast)
+    liar = node_command(tmp_path, listen=here, peers=[], attack="huge", forecast=forecast)
     assert honest[3:8] == ("p2pnode.localnet.shaped", str(tmp_path / "weather.json"), "1001", "p2pnode", "start")
     assert liar[3:7] == ("p2pnode.localnet.shaped", str(tmp_path / "weather.json"), "1001", "p2pnode.attacks")
-    assert "p2pnode.localnet.shaped" not in node_command(tmp_path, port=1001, peers=[], attack=None)
+    assert "p2pnode.localnet.shaped" not in node_command(tmp_path, listen=here, peers=[], attack=None)
 
 
 def test_shaped_runs_the_module_that_it_is_given(tmp_path: Path) -> None:
