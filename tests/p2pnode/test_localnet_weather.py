@@ -124,7 +124,7 @@ def test_only_a_local_network_starts_its_nodes_so(tmp_path: Path) -> None:
 
 
 def test_shaped_runs_the_module_that_it_is_given(tmp_path: Path) -> None:
-    """`p2pnode/shaped.py`, as a process of its own."""
+    """`shaped.py`, as a process of its own."""
     write_forecast(tmp_path / "weather.json", FAIR, [1001], seed=0, began=None)
     command = [sys.executable, "-P", *("-m", "p2pnode.localnet.shaped"), str(tmp_path / "weather.json"), "1001"]
     said = subprocess.run([*command, "p2pnode", "version"], capture_output=True, text=True, check=True)
