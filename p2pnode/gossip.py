@@ -76,6 +76,7 @@ class Gossip:
         self.on_status: Callable[[], None] = lambda: None
         self.on_peer: Callable[[bytes], None] = lambda _: None
         self.on_twin: Callable[[transport.TwinSeen], None] = lambda _: None
+        self.on_reach: Callable[[transport.Reach], None] = lambda _: None
         self.deliver: Callable[[consensus.Event], Awaitable[None]] | None = None
         self.undecided_block: Callable[[bytes], consensus.Block | None] = lambda _: None
         self._identity = identity
@@ -230,8 +231,8 @@ class Gossip:
                     failures[address] = reason
                 case transport.TwinSeen():
                     self.on_twin(event)
-                case transport.ReachabilityChanged():
-                    pass
+                case transport.ReachabilityChanged(reach=reach):
+                    self.on_reach(reach)
                 case _:
                     assert_never(event)
 

@@ -215,7 +215,7 @@ class Node:
         assert self.store is not None
         gossip = self.gossip = self._make_gossip(genesis, self.store)
         self.twins = Twins(committee=gossip.committee, found=self._found_twin, log=self.log)
-        gossip.on_twin = self.twins.seen
+        gossip.on_twin, gossip.on_reach = self.twins.seen, self._tell_reach
         for frame in early.values():
             await gossip.frame(frame)
         gossip.tend_links()
@@ -310,6 +310,8 @@ class Node:
                     early[event.peer_key] = event
                 case transport.PeerDisconnected():
                     early.pop(event.peer.key, None)
+                case transport.ReachabilityChanged():
+                    self._tell_reach(event.reach)
 
     def _make_trainer(self, genesis: Genesis, text: bytes, model: bytes | None) -> tuple[Trainer, Replica]:
         """Torch comes in here, off the event loop: importing it takes seconds."""
@@ -445,6 +447,9 @@ class Node:
             gossip.tell_links()
             self.swarm.quorum(self.view.has_quorum())
             await trio.sleep(LINKS_SECONDS)
+
+    def _tell_reach(self, _: transport.Reach) -> None:
+        self.log.info(f"reachable: {self.view.reachable()['text']}")
 
     def bootstrap_failure(self) -> str | None:
         """Why no bootstrap address answers, while none does."""

@@ -46,6 +46,7 @@ def status(s: Row, *, coloured: bool = False) -> str:
         **_people(s),
         "faults": f"{_text(s.get('evidence'))} proven, {_text(s.get('refused'))} messages refused",
         "listen": _text(s.get("listen")),
+        "reachable": _text((s.get("reachable") or {}).get("text")),
         "join with": _text(s.get("join")),
         "home": _text(s.get("home")),
     }

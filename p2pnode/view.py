@@ -14,7 +14,7 @@ import trio
 
 import transport
 from consensus import Purpose
-from p2pnode import __version__, health, logs, people
+from p2pnode import __version__, health, logs, openness, people
 from p2pnode.errors import UserError
 from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
@@ -72,6 +72,9 @@ class View:
             "validation_loss": training.validation_loss,
             "listen": str(node.bound) if node.bound is not None else None,
             "join": self.join_line(),
+            "reachable": self.reachable(),
+            "bootstrap_failures": {str(address): why for address, why in node.failures.items()},
+            "clock_seconds": node.swarm.reach().clock_seconds,
             "version": __version__,
             "parameters": node.genesis.model.parameters if node.genesis is not None else 0,
             "tokens_total": training.tokens,
@@ -236,8 +239,14 @@ class View:
         bound = self._node.bound
         if bound is not None and bound.is_wildcard:
             bound = replace(bound, host=own_host(bound.host))
-        address = self._node.config.announce or bound
+        address = self._node.config.announce or self._node.swarm.own_address() or bound
         return f"p2pnode start --bootstrap {address}" if address is not None else None
+
+    def reachable(self) -> Answer:
+        """Whether others can dial this node, as far as its peers have tried."""
+        announce = self._node.config.announce
+        announced = None if announce is None else transport.Address(announce.host, announce.port)
+        return openness.facts(self._node.swarm.reach(), listen=self._node.bound, announced=announced)
 
     def farewell(self) -> list[str]:
         """What stopping this node means for the others."""

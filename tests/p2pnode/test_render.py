@@ -20,6 +20,7 @@ def test_status_is_a_verdict_and_what_one_asks_next() -> None:
         "  traffic     sent 12.3 MB · received 999 B · 93 % of the time in training steps",
         "  faults      0 proven, 2 messages refused",
         "  listen      127.0.0.1:7337",
+        "  reachable   yes (dialed back by 2 peers)",
         "  join with   p2pnode start --bootstrap 127.0.0.1:7337",
         "  home        /srv/alice",
     ]
