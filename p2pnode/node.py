@@ -62,6 +62,7 @@ from transport.machine import in_thread
 __all__ = ["Kit", "Node", "run"]
 
 SHUTDOWN_SECONDS_MAX = 1.5  # of the two that Ctrl-C may take; then the process leaves as it is
+BOOK_SECONDS = 120.0  # between two savings of the address book of a node that has run for a while
 TEND_SECONDS = 1.0  # the swarm is told of a change at once, but not more often than this
 EARLY_MAX = 256  # contributions heard before this node has rounds; four for each member of a full committee
 
@@ -136,6 +137,8 @@ class Node:
             nursery.start_soon(self._show)
             nursery.start_soon(self._live, nursery)
             await self.stopping.wait()
+            if self.store is not None:
+                self._save_book(self.store, self.swarm.saved_book())
             nursery.cancel_scope.cancel()
         self._close()
         return 0
@@ -170,8 +173,10 @@ class Node:
         if self.genesis is not None:
             self.store = self._open_store(self.genesis)
             saved = self.store.note("peers")
-            if saved is not None:
-                book = transport.PeerBook.load(saved)
+            try:
+                book = transport.PeerBook() if saved is None else transport.PeerBook.load(saved)
+            except transport.Malformed as problem:
+                self.log.warning("the address book is unreadable, and begins anew", reason=str(problem))
         bootstrap = [transport.Address(e.host, e.port) for e in self.config.bootstrap]
         if self.genesis is not None:
             for founder in self.genesis.founders:
@@ -220,6 +225,7 @@ class Node:
             await gossip.frame(frame)
         gossip.tend_links()
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
+        nursery.start_soon(self._keep_book, self.store)
         text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
         model = await founding.bring_first_model(self.swarm, self.blobs, genesis, self.log)
         make = partial(self._make_trainer, genesis, text, model)
@@ -426,8 +432,7 @@ class Node:
                 self.early.append(message)
 
     async def _tend_swarm(self, rounds: Rounds) -> None:
-        """Whom to dial, and how eagerly, follows the committee; round trips go to the engine's timeouts, the address book to disk."""
-        assert self.store is not None
+        """Whom to dial, and how eagerly, follows the committee; round trips go to the engine's timeouts."""
         while True:
             members = rounds.state.membership.current
             trips = [p.rtt_seconds for p in self.swarm.peers() if p.key in members and p.rtt_seconds is not None]
@@ -436,10 +441,20 @@ class Node:
             rounds.parts.gossip.tend_links()
             with trio.move_on_after(TEND_SECONDS):
                 await rounds.changed.wait()
-            saved = self.swarm.book.dump()
-            if saved != self.store.note("peers"):
-                await in_thread(self.store.put_note, "peers", saved)
             await trio.sleep(TEND_SECONDS)
+
+    async def _keep_book(self, store: Store) -> None:
+        """The address book goes to disk now and then: often at first, for a young node knows little and is soon restarted."""
+        pause = TEND_SECONDS
+        while True:
+            await trio.sleep(pause)
+            await in_thread(self._save_book, store, self.swarm.saved_book())
+            pause = min(2 * pause, BOOK_SECONDS)
+
+    def _save_book(self, store: Store, book: Callable[[], bytes]) -> None:
+        saved = book()
+        if saved != store.note("peers"):
+            store.put_note("peers", saved)
 
     async def _tend_links(self, gossip: Gossip) -> None:
         """Who hears whom is looked at again and again: a link that is cut says nothing."""

@@ -28,7 +28,7 @@ from transport.limits import (
     TRIED_BUCKETS,
     TRIED_BUCKETS_PER_GROUP,
 )
-from transport.netgroup import netgroup
+from transport.netgroup import internet_group
 
 KEY_BYTES: Final = 32
 Slot = tuple[PublicKey, Scope]  # what a bucket holds: the name of one entry of the book
@@ -71,6 +71,9 @@ class Table:
     def __getitem__(self, bucket: int) -> tuple[Slot, ...]:
         return tuple(self._buckets.get(bucket, ()))
 
+    def __iter__(self) -> Iterator[Slot]:
+        return (slot for held in self._buckets.values() for slot in held)
+
     def is_full(self, bucket: int) -> bool:
         return len(self._buckets.get(bucket, ())) >= BUCKET_ENTRIES
 
@@ -106,4 +109,4 @@ def _each(address: Address) -> bytes:
 
 
 def _group(address: Address) -> bytes:
-    return netgroup(address) if address.scope is Scope.GLOBAL else _each(address)
+    return internet_group(address) or _each(address)

@@ -1,4 +1,8 @@
-"""Whom to dial, and when: one plan with one set of limits, for bootstrap addresses, members and the rest.
+"""Whom to dial, and when: one plan with one set of limits, for bootstrap addresses, members, strangers and feelers.
+
+Bootstrap addresses are dialed while there are few peers, members while there is no link to them. Strangers come out of the
+address book, a few at a time; into one netgroup of the internet there is one link of ours to a stranger at most, so that
+whoever holds one network is one of our peers. A feeler is a look whether somebody is there, and no link.
 
 Sans-IO: `now` is passed in, jitter comes from an injected generator. The swarm asks `due`, dials what it gets, reports
 how it went, and sleeps until `wake_at` or until something changes. Not here: sockets, TLS, the address book.
@@ -8,13 +12,15 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from transport import limits
 from transport.address import Address
 from transport.identity import PublicKey, node_id
+from transport.netgroup import internet_group
 
 
 class DialFailure(enum.StrEnum):
@@ -51,6 +57,11 @@ class Target:
     at: float = 0.0
     tries: int = 0  # under way
     connected_at: float = 0.0
+    is_feeler: bool = False  # here for one look only
+    group: bytes | None = field(init=False)  # where a link counts against others, if it leads into the internet
+
+    def __post_init__(self) -> None:
+        self.group = internet_group(self.address)
 
     @property
     def slot(self) -> _Slot:
@@ -62,7 +73,8 @@ class DialPlan:
         self._own_id = node_id(own_key)
         self._rng = rng
         self._targets: dict[_Slot, Target] = {}
-        self._mine: set[Address] = set()
+        self._mine: dict[Address, None] = {}
+        self._outbound: dict[PublicKey, Target] = {}  # whom our own dial has reached, for as long as they are peers
         self._members: frozenset[bytes] = frozenset()
         self._links: frozenset[bytes] = frozenset()  # of the members those that we are to be connected to
         self._has_quorum = False
@@ -70,17 +82,72 @@ class DialPlan:
     def __len__(self) -> int:
         return len(self._targets)
 
-    def offer(self, address: Address, *, key: PublicKey | None, now: float, is_bootstrap: bool = False) -> None:
-        """Learn an address. A known one keeps its state."""
-        if address in self._mine or (key is not None and node_id(key) == self._own_id):
-            return
+    @property
+    def members(self) -> frozenset[bytes]:
+        return self._members
+
+    def offer(
+        self,
+        address: Address,
+        *,
+        key: PublicKey | None,
+        now: float,
+        is_bootstrap: bool = False,
+        is_anchor: bool = False,
+    ) -> bool:
+        """Learn an address; False for one that is known, and keeps its state, and where there is no room.
+
+        An anchor is a link that we had before a restart: it goes before everything else.
+        """
         slot = (address, None if is_bootstrap else key)
-        if slot in self._targets or len(self._targets) >= limits.DIAL_TARGETS_MAX:
-            return
+        if slot in self._targets or address in self._mine:
+            return False
+        id_ = None if key is None else node_id(key)
+        if id_ == self._own_id or not (is_bootstrap or key in self._members or self._make_room()):
+            return False
         # Both ends learn of each other at the same time; the lower id goes first.
-        waits = key is not None and not is_bootstrap and node_id(key) < self._own_id
-        head_start = limits.HEAD_START_SECONDS if waits else 0.0
-        self._targets[slot] = Target(address, key, is_bootstrap, at=now + head_start)
+        waits = id_ is not None and not is_bootstrap and not is_anchor and id_ < self._own_id
+        at = -math.inf if is_anchor else now + (limits.HEAD_START_SECONDS if waits else 0.0)
+        self._targets[slot] = Target(address, key, is_bootstrap, at=at)
+        return True
+
+    def strangers_wanted(self, connected: Collection[bytes]) -> int:
+        """How many more addresses out of the book there should be to choose from."""
+        if self.is_full(connected):
+            return 0
+        return max(0, limits.CANDIDATES_READY - len(self._ready(connected)))
+
+    def groups(self, connected: Collection[bytes]) -> set[bytes | None]:
+        """The netgroups into which no further stranger need be offered: it would not be dialed now."""
+        taken = self._groups_taken()
+        full = {group for group, count in taken.items() if count >= limits.OUTBOUND_PER_GROUP_MAX}
+        return (full | {target.group for target in self._ready(connected)}) - {None}
+
+    def is_full(self, connected: Collection[bytes]) -> bool:
+        """Whether no more strangers are wanted: there are peers enough, and not only such as have chosen us."""
+        ours = sum(key in connected for key in self._outbound)
+        return len(connected) >= limits.OUTBOUND_PEERS_MAX and ours >= limits.OUTBOUND_PEERS_MIN
+
+    def anchors(self) -> list[Target]:
+        """The oldest links of our own, each into another netgroup: what a flood of newer ones cannot replace."""
+        found: dict[bytes | Address, Target] = {}
+        for target in sorted(self._outbound.values(), key=lambda target: target.connected_at):
+            found.setdefault(target.group or target.address, target)
+        return list(found.values())[: limits.ANCHORS_MAX]
+
+    def feel(self, address: Address, key: PublicKey) -> Target | None:
+        """A target for one look, marked as being dialed, or None where there is no room now. `felt` when it is over."""
+        target = self._targets.get((address, key)) or Target(address, key, is_bootstrap=False, is_feeler=True)
+        if target.tries or self._room()[False] <= 0:
+            return None
+        self._targets[target.slot] = target
+        target.tries += 1
+        return target
+
+    def felt(self, target: Target) -> None:
+        target.tries -= 1
+        if target.is_feeler:
+            self._targets.pop(target.slot, None)
 
     def due(self, now: float, connected: Collection[bytes]) -> list[Target]:
         """What to dial now, marked as being dialed; never a node that is connected.
@@ -89,6 +156,7 @@ class DialPlan:
         cut and has just healed, a fresh try is through long before TCP repeats what the last one lost.
         """
         busy: set[PublicKey | Address] = {t.address for t in self._targets.values() if t.tries}
+        groups = self._groups_taken()
         room = self._room()
         chosen: list[Target] = []
         for target in sorted(self._wanted(connected), key=lambda t: t.at):
@@ -98,6 +166,10 @@ class DialPlan:
             is_busy = target.address in busy or (target.key is not None and target.key in busy)
             if room[urgent] <= 0 or (is_busy and not urgent):
                 continue
+            if self._is_stranger(target):
+                if not self._has_room_in_group(target, groups):
+                    continue
+                groups[target.group] += 1
             if urgent:
                 target.at = now + self._rng.uniform(0.4, 0.6) * limits.BACKOFF_QUORUM_SECONDS_MAX
             busy |= {target.address} if target.key is None else {target.address, target.key}
@@ -121,6 +193,11 @@ class DialPlan:
 
     def succeeded(self, target: Target, key: PublicKey, now: float) -> None:
         """Connected. While it lasts the target is left alone, by its key."""
+        self.met(target, key, now)
+        self._outbound[key] = target
+
+    def met(self, target: Target, key: PublicKey, now: float) -> None:
+        """Dialed in vain, for it has come to us at the same time."""
         target.tries -= 1
         target.key = key
         target.connected_at = target.at = now
@@ -128,13 +205,16 @@ class DialPlan:
     def failed(self, target: Target, failure: DialFailure, *, now: float, alone: bool) -> bool:
         """Wait before the next try; True where the target is given up and should be forgotten.
 
-        A bootstrap address is never given up. What answers there is asked anew each time, but for a member that is only
-        out of reach: who it was says how eagerly to try.
+        A bootstrap address is never given up, and nothing is while this node is alone: then the fault is rather its own.
+        What answers at a bootstrap address is asked anew each time, but for a member that is only out of reach: who it was
+        says how eagerly to try.
         """
         target.tries -= 1
-        target.failures += 1
+        target.failures = min(target.failures + 1, limits.DIAL_TRIES_MAX // 2) if alone else target.failures + 1
         if failure is DialFailure.MYSELF:
-            self._mine.add(target.address)
+            self._mine[target.address] = None
+            if len(self._mine) > limits.OWN_ADDRESSES_MAX:
+                del self._mine[next(iter(self._mine))]
             self._targets = {slot: t for slot, t in self._targets.items() if t.address != target.address}
             return True
         keep = target.is_bootstrap or target.key in self._members
@@ -148,6 +228,7 @@ class DialPlan:
 
     def lost(self, key: bytes, now: float) -> None:
         """A connection ended: dial again soon, not at once, so that both ends do not meet in the middle."""
+        self._outbound.pop(PublicKey(key), None)
         for target in self._targets.values():
             if target.key == key and not target.tries:
                 lasted = now - target.connected_at >= limits.LASTING_SECONDS
@@ -163,6 +244,11 @@ class DialPlan:
     def set_quorum(self, has_quorum: bool, now: float) -> None:
         self._has_quorum = has_quorum
         self._hurry(now)
+
+    def now_alone(self, now: float) -> None:
+        """The last peer has gone: nobody is waited for as long as with others to talk to."""
+        for target in self._targets.values():
+            target.at = min(target.at, now + self._cap(target, alone=True) * self._rng.uniform(0.5, 1.0))
 
     def bootstrap_keys(self) -> set[PublicKey]:
         """Who answered, when last dialed, at the addresses that the operator named."""
@@ -189,7 +275,7 @@ class DialPlan:
         """Targets that may be dialed once their time has come."""
         dialing = [t for t in self._targets.values() if t.tries]
         busy, busy_addresses = {t.key for t in dialing if t.key is not None}, {t.address for t in dialing}
-        is_full = len(connected) >= limits.OUTBOUND_PEERS_MAX
+        is_full, groups = self.is_full(connected), self._groups_taken()
         is_sparse = self._links != self._members  # then a member that we need no link to is dialed to get started only
         has_enough = is_sparse and len(connected) >= limits.OVERLAY_PEERS_MIN
         taken = busy | set(connected)
@@ -201,11 +287,42 @@ class DialPlan:
                 return False
             if target.key in self._links:
                 return True
-            if target.key in self._members or (target.is_bootstrap and target.key is None):
+            if target.key in self._members:
                 return not has_enough
-            return target.is_bootstrap or not is_full
+            if target.is_bootstrap:
+                return not has_enough and len(connected) < limits.SEEDED_PEERS_MIN
+            return not is_full and self._has_room_in_group(target, groups)
 
         return [target for target in self._targets.values() if is_free(target)]
+
+    def _is_stranger(self, target: Target) -> bool:
+        return not target.is_bootstrap and target.key not in self._members
+
+    def _ready(self, connected: Collection[bytes]) -> list[Target]:
+        """Strangers that could be dialed now, and never failed."""
+        return [
+            target
+            for target in self._targets.values()
+            if self._is_stranger(target) and not target.failures and not target.tries and target.key not in connected
+        ]
+
+    def _groups_taken(self) -> Counter[bytes | None]:
+        """Our links to strangers, and tries of them, by netgroup."""
+        dialing = [target for target in self._targets.values() if target.tries and target.key not in self._outbound]
+        return Counter(t.group for t in [*self._outbound.values(), *dialing] if self._is_stranger(t))
+
+    def _has_room_in_group(self, target: Target, groups: Counter[bytes | None]) -> bool:
+        return target.group is None or groups[target.group] < limits.OUTBOUND_PER_GROUP_MAX
+
+    def _make_room(self) -> bool:
+        """For one more stranger; what failed most often, and is to wait longest, is dropped."""
+        strangers = [target for target in self._targets.values() if self._is_stranger(target)]
+        if len(strangers) < limits.DIAL_TARGETS_MAX:
+            return True
+        failed = [target for target in strangers if target.failures and not target.tries]
+        if failed:
+            del self._targets[max(failed, key=lambda target: (target.failures, target.at)).slot]
+        return bool(failed)
 
     def _is_urgent(self, target: Target) -> bool:
         """A member while there is no quorum: nothing else is worth as much."""
@@ -224,6 +341,6 @@ class DialPlan:
             return limits.BACKOFF_QUORUM_SECONDS_MAX
         if target.is_bootstrap and alone:
             return limits.BACKOFF_ALONE_SECONDS_MAX
-        if target.is_bootstrap or target.key in self._members:
+        if target.is_bootstrap or target.key in self._members or alone:
             return limits.BACKOFF_MEMBER_SECONDS_MAX
         return limits.BACKOFF_OTHER_SECONDS_MAX

@@ -1,11 +1,14 @@
 """Peer exchange with all peers together: what of the address book is told to whom, and what is learned from them.
 
+A stranger on the internet is told of a part of what we know, and his neighbours of the same part for a day: nobody maps the
+network by asking again, or from many addresses. A peer of this machine or site is told of anybody.
+
 Not here: the frames and who may ask how often (pex.py), the book itself (peerbook.py), and dialing (dialer.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -14,13 +17,16 @@ import trio
 
 from transport import limits
 from transport.address import Address, Scope, may_hear
+from transport.buckets import Slot
 from transport.connection import Shaken
 from transport.dialer import Dialer
 from transport.errors import Malformed, RemoteFault
 from transport.identity import Identity, PublicKey
 from transport.log import Log
 from transport.machine import unix_seconds
+from transport.netgroup import netgroup
 from transport.peerbook import PeerBook, PeerRecord
+from transport.ratelimit import TokenBucket
 from transport.statement import ChainId
 
 if TYPE_CHECKING:
@@ -57,6 +63,8 @@ class Exchange:
         self._announce = announce
         self._host = host
         self._own: dict[Address, PeerRecord] = {}
+        self._answers = Answers(host.rng)
+        self._shares: dict[bytes, TokenBucket] = {}  # by netgroup: reconnecting gives nobody a new share
         self._has_news = trio.Event()
 
     def pin(self, chain_id: bytes) -> None:
@@ -70,9 +78,12 @@ class Exchange:
 
     def records_for(self, session: Session, count: int) -> list[PeerRecord]:
         """What to tell a peer that asked."""
-        return self._book.select(
-            scope=session.scope, exclude=session.key, connected=self._sessions, count=count, rng=self._host.rng
-        )
+        alive = self._book.alive(scope=session.scope, connected=self._sessions)
+        if session.scope is Scope.GLOBAL:
+            group, now = netgroup(session.remote), trio.current_time()
+            alive = self._answers.of(group, alive, first=self._book.members, now=now)
+        told = [record for record in alive if record.key != session.key]
+        return told if len(told) <= count else self._host.rng.sample(told, count)
 
     def learn(self, session: Session, records: Sequence[PeerRecord]) -> None:
         """Take in what a peer told us. A record with a wrong signature proves that it does not check what it relays."""
@@ -80,12 +91,11 @@ class Exchange:
             if record.key == self._host.identity.public_key or not may_hear(record.address.scope, session.scope):
                 continue
             known = self._book.get(record.key, record.address.scope)
-            if known is not None and known.record.sequence >= record.sequence:
-                continue
-            if not session.pex.may_tell(trio.current_time()):
+            is_known = known is not None and known.record.sequence >= record.sequence
+            if not is_known and not self._may_tell(session, trio.current_time()):
                 return
             try:
-                self._add_record(record)
+                self._add_record(record, source=session.remote)
             except Malformed as error:
                 raise RemoteFault(session.name, f"it relayed {error}", proven=True) from None
 
@@ -98,19 +108,31 @@ class Exchange:
             return
         session.listens_at(record.address)
         try:
-            self._add_record(record)
+            self._add_record(record, source=shaken.remote)
         except Malformed as error:
             self._host.log.warning("record refused", peer=session.name, reason=str(error))
             return
         if shaken.direction == "outbound" and shaken.remote == record.address:
             self._book.succeeded(record.key, record.address, now=unix_seconds())
 
-    def _add_record(self, record: PeerRecord) -> None:
-        if self._book.add(record, chain_id=self._host.chain_id, now=unix_seconds()):
-            self._dialer.plan.offer(record.address, key=record.key, now=trio.current_time())
+    def _add_record(self, record: PeerRecord, *, source: Address) -> None:
+        if self._book.add(record, source=source, chain_id=self._host.chain_id, now=unix_seconds()):
             self._dialer.wake()
             if record.key in self._sessions:
                 self._has_news.set()
+
+    def _may_tell(self, session: Session, now: float) -> bool:
+        """Whether one more record of this peer may enter the book."""
+        if session.scope is not Scope.GLOBAL:
+            return session.pex.may_tell(now)
+        group = netgroup(session.remote)
+        share = self._shares.pop(group, None) or TokenBucket(
+            per_second=limits.RECORDS_PER_SOURCE_PER_SECOND, burst=limits.RECORDS_PER_SOURCE_BURST, now=now
+        )
+        self._shares[group] = share
+        if len(self._shares) > limits.SOURCES_MAX:
+            del self._shares[next(iter(self._shares))]
+        return share.take(now)
 
     def own_record(self, local: Address, scope: Scope) -> PeerRecord | None:
         """The record of this node to show on a connection whose own end is `local`, from `scope`."""
@@ -141,3 +163,31 @@ class Exchange:
             await trio.sleep(limits.PEX_ASK_SECONDS * self._host.rng.uniform(0.8, 1.2))
             for session in self._sessions.values():
                 session.ask_for_peers()
+            self._dialer.wake()
+
+
+class Answers:
+    """What strangers on the internet are told, by their netgroup. Who has gone is replaced; nobody else changes for a day."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._given: dict[bytes, tuple[float, tuple[Slot, ...]]] = {}
+
+    def of(
+        self, group: bytes, alive: Sequence[PeerRecord], *, first: Collection[bytes], now: float
+    ) -> list[PeerRecord]:
+        """Of the living those that this netgroup hears of; those of `first`, who are on the chain anyway, before the others."""
+        records = {(record.key, record.address.scope): record for record in alive}
+        since, given = self._given.pop(group, (now, ()))
+        if now - since > limits.ANSWER_SECONDS:
+            since, given = now, ()
+        kept = [slot for slot in given if slot in records]
+        fresh = [slot for slot in records if slot not in given]
+        self._rng.shuffle(fresh)
+        slots = sorted(kept + fresh, key=lambda slot: slot[0] not in first)  # stable: kept before fresh
+        share = max(limits.ANSWER_RECORDS_MIN, len(records) * limits.ANSWER_PERCENT // 100)
+        count = min(limits.RECORDS_PER_RESPONSE_MAX, max(share, sum(slot[0] in first for slot in slots)))
+        self._given[group] = since, tuple(slots[:count])
+        if len(self._given) > limits.ANSWERS_MAX:
+            del self._given[next(iter(self._given))]
+        return [records[slot] for slot in slots[:count]]

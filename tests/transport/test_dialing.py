@@ -184,14 +184,172 @@ def test_at_most_so_many_at_once() -> None:
     assert len(due(plan)) == 1
 
 
-def test_when_there_are_peers_enough_only_members_and_bootstraps_are_dialed() -> None:
+def peers_of(count: int) -> set[PublicKey]:
+    return {PublicKey(bytes((n,)) * 32) for n in range(count)}
+
+
+def reach(plan: DialPlan, count: int, *, now: float = 0.0) -> set[PublicKey]:
+    """So many links of our own to strangers on this machine."""
+    keys = {Identity(bytes((n,)) * 32).public_key for n in range(100, 100 + count)}
+    for port, key in enumerate(sorted(keys)):
+        plan.offer(place(1000 + port), key=key, now=now)
+    linked: set[PublicKey] = set()
+    while targets := due(plan, now + 1, linked):
+        for target in targets:
+            assert target.key is not None
+            plan.succeeded(target, target.key, now + 1)
+            linked.add(target.key)
+    assert linked == keys
+    return keys
+
+
+def test_when_there_are_peers_enough_only_members_are_dialed() -> None:
     plan = make()
     plan.set_members([HIGHER[1]], 0.0)
+    linked = reach(plan, limits.OUTBOUND_PEERS_MIN)
     plan.offer(place(1), key=HIGHER[0], now=0.0)
     plan.offer(place(2), key=HIGHER[1], now=0.0)
     plan.offer(place(3), key=None, now=0.0, is_bootstrap=True)
-    many = {PublicKey(bytes((n,)) * 32) for n in range(limits.OUTBOUND_PEERS_MAX)}
-    assert {t.address.port for t in due(plan, 0.0, many)} == {2, 3}
+    many = linked | peers_of(limits.OUTBOUND_PEERS_MAX - len(linked))
+    assert plan.is_full(many)
+    assert plan.strangers_wanted(many) == 0
+    assert {t.address.port for t in due(plan, 0.0, many)} == {2}
+
+
+def test_who_fills_our_places_for_callers_does_not_choose_all_of_our_peers() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    many = peers_of(limits.OUTBOUND_PEERS_MAX)
+    assert not plan.is_full(many)
+    assert plan.strangers_wanted(many) == limits.CANDIDATES_READY - 1
+    assert [t.address.port for t in due(plan, 0.0, many)] == [1]
+
+
+def test_a_bootstrap_address_is_not_needed_once_there_are_some_peers() -> None:
+    plan = make()
+    plan.offer(place(1), key=None, now=0.0, is_bootstrap=True)
+    assert due(plan, 0.0, peers_of(limits.SEEDED_PEERS_MIN)) == []
+    assert plan.wake_at(peers_of(limits.SEEDED_PEERS_MIN)) == math.inf
+    assert len(due(plan, 0.0, peers_of(limits.SEEDED_PEERS_MIN - 1))) == 1
+
+
+def test_into_one_netgroup_of_the_internet_leads_one_link_to_a_stranger() -> None:
+    plan = make()
+    plan.set_members([HIGHER[2]], 0.0)
+    plan.set_quorum(True, 0.0)
+    for number, host in enumerate(("93.184.1.1", "93.184.2.2", "93.184.3.3", "8.8.8.8")):
+        plan.offer(Address(host, 1), key=HIGHER[number], now=0.0)
+    plan.offer(Address("93.184.4.4", 1), key=None, now=0.0, is_bootstrap=True)
+    chosen = due(plan)
+    assert {t.address.host for t in chosen} == {"93.184.1.1", "93.184.3.3", "8.8.8.8", "93.184.4.4"}, (
+        "members and whom the operator named are free"
+    )
+    assert due(plan) == []
+    assert plan.groups(set()) == {b"4:" + bytes((93, 184)), b"4:" + bytes((8, 8))}
+    stranger = chosen[[t.key for t in chosen].index(HIGHER[0])]
+    plan.succeeded(stranger, HIGHER[0], 1.0)
+    assert due(plan, 100.0, {HIGHER[0]}) == []
+    assert plan.wake_at({HIGHER[0]}) == math.inf
+    plan.lost(HIGHER[0], 100.0)
+    assert [t.address.host for t in due(plan, 100.1)] == ["93.184.2.2"], "the next of that netgroup has its turn"
+
+
+def test_on_one_machine_or_site_there_are_as_many_as_one_likes() -> None:
+    plan = make()
+    for number, host in enumerate(("127.0.0.1", "127.0.0.1", "10.0.0.1", "10.0.0.2")):
+        plan.offer(Address(host, number + 1), key=HIGHER[number], now=0.0)
+    assert len(due(plan)) == 4
+    assert plan.groups(set()) == set()
+
+
+def test_anchors_go_first_and_are_the_oldest_links_into_different_netgroups() -> None:
+    plan = make()
+    plan.offer(Address("8.8.8.8", 1), key=HIGHER[0], now=0.0)
+    plan.offer(Address("9.9.9.9", 1), key=LOWER[0], now=0.0, is_anchor=True)
+    first, second = due(plan)
+    assert (first.key, second.key) == (LOWER[0], HIGHER[0])
+    plan.succeeded(second, HIGHER[0], 1.0)
+    plan.succeeded(first, LOWER[0], 2.0)
+    plan.set_members([HIGHER[1], HIGHER[2]], 0.0)
+    for number, host in enumerate(("8.8.4.4", "7.7.7.7"), start=1):
+        plan.offer(Address(host, 1), key=HIGHER[number], now=0.0)
+    for target in due(plan, 3.0, {HIGHER[0], LOWER[0]}):
+        assert target.key is not None
+        plan.succeeded(target, target.key, 3.0)
+    assert [t.address.host for t in plan.anchors()] == ["8.8.8.8", "9.9.9.9"]
+    plan.lost(HIGHER[0], 4.0)
+    assert [t.address.host for t in plan.anchors()] == ["9.9.9.9", "8.8.4.4"]
+
+
+def test_alone_nobody_is_given_up_and_nobody_waited_for_long() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    waits = exhaust(plan, target, alone=True, times=3 * limits.DIAL_TRIES_MAX)
+    assert max(waits) <= limits.BACKOFF_MEMBER_SECONDS_MAX
+    assert not plan.failed(target, DialFailure.REFUSED, now=0.0, alone=False), "nor as soon as it is not"
+
+
+def test_who_becomes_alone_does_not_wait_for_what_was_planned_in_company() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    (target,) = due(plan)
+    exhaust(plan, target)
+    plan.failed(target, DialFailure.REFUSED, now=1000.0, alone=False)
+    assert target.at > 1000.0 + limits.BACKOFF_MEMBER_SECONDS_MAX
+    plan.now_alone(1000.0)
+    assert target.at <= 1000.0 + limits.BACKOFF_MEMBER_SECONDS_MAX
+
+
+def test_a_feeler_is_one_look_within_the_same_limits() -> None:
+    plan = make()
+    target = plan.feel(place(1), HIGHER[0])
+    assert target is not None
+    assert plan.feel(place(1), HIGHER[0]) is None
+    plan.offer(place(1), key=HIGHER[1], now=0.0)
+    assert due(plan) == [], "nobody else dials that address meanwhile"
+    plan.felt(target)
+    assert len(plan) == 1
+    assert [t.key for t in due(plan)] == [HIGHER[1]]
+    for port in range(2, 30):
+        plan.offer(place(port), key=None, now=0.0, is_bootstrap=True)
+    due(plan)
+    assert plan.feel(place(50), HIGHER[2]) is None, "all places are taken"
+
+
+def test_a_feeler_leaves_a_target_as_it_was() -> None:
+    plan = make()
+    plan.offer(place(1), key=HIGHER[0], now=0.0)
+    target = plan.feel(place(1), HIGHER[0])
+    assert target is not None
+    assert due(plan) == []
+    plan.felt(target)
+    assert due(plan) == [target]
+
+
+def test_own_addresses_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OWN_ADDRESSES_MAX", 2)
+    plan = make()
+    for port in range(1, 4):
+        plan.offer(place(port), key=None, now=0.0, is_bootstrap=True)
+    for target in due(plan):
+        plan.failed(target, DialFailure.MYSELF, now=0.0, alone=True)
+    assert [plan.is_mine(place(port)) for port in range(1, 4)] == [False, True, True]
+
+
+def test_what_failed_most_makes_room_for_who_never_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DIAL_TARGETS_MAX", 2)
+    plan = make()
+    assert plan.offer(place(1), key=HIGHER[0], now=0.0)
+    assert plan.offer(place(2), key=HIGHER[1], now=0.0)
+    assert not plan.offer(place(3), key=HIGHER[2], now=0.0)
+    first, second = due(plan)
+    plan.failed(first, DialFailure.REFUSED, now=0.0, alone=False)
+    assert plan.offer(place(3), key=HIGHER[2], now=0.0)
+    assert not plan.offer(place(1), key=HIGHER[0], now=0.0), "the other is being dialed"
+    plan.set_members([HIGHER[0]], 0.0)
+    assert plan.offer(place(1), key=HIGHER[0], now=0.0), "a member always"
+    assert second.tries == 1
 
 
 def test_the_plan_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
