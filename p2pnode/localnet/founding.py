@@ -32,6 +32,7 @@ async def found(fleet: Fleet, options: LocalnetOptions, directory: Path) -> list
     if forecast is not None:
         write_forecast(forecast, weather, ports, seed=options.seed, began=None)
     for index, port in enumerate(ports):
+        await ground.add(index)
         home = Home(directory / f"node-{index + 1}")
         home.create()
         identity = Identity.create(home.key)
@@ -53,6 +54,7 @@ async def newcomer(fleet: Fleet, options: LocalnetOptions, nodes: Sequence[Node]
     taken, index = {node.port for node in nodes}, len(nodes)
     port = next(port for port in free_ports(len(taken) + 1) if port not in taken)  # a dead node wants its own again
     directory, host = nodes[0].home.path.parent, GROUND.get().host
+    await GROUND.get().add(index)
     home = Home(directory / f"node-{index + 1}")
     home.create()
     identity = Identity.create(home.key)

@@ -29,12 +29,15 @@ class Ground:
         return weather
 
     @asynccontextmanager
-    async def open(self, count: int, weather: Weather) -> AsyncIterator[str]:
-        """Make room for so many nodes, and leave nothing behind; what there is to say about it, or nothing. Raises UserError."""
+    async def open(self, weather: Weather) -> AsyncIterator[str]:
+        """Leaves nothing behind. Gives what there is to say about it, or nothing. Raises UserError."""
         yield ""
 
-    async def cut(self, partitions: Sequence[Partition], count: int) -> None:
-        """These partitions are on from now, and no others; count nodes there are."""
+    async def add(self, index: int) -> None:
+        """Make room for one more node; they come in the order of their numbers."""
+
+    async def cut(self, partitions: Sequence[Partition]) -> None:
+        """These partitions are on from now, and no others."""
 
 
 GROUND: ContextVar[Ground] = ContextVar("ground", default=Ground())  # noqa: B039 - it has no state

@@ -69,7 +69,7 @@ async def _run_or_interrupt(options: LocalnetOptions, directory: Path, temporary
 
 
 async def _run_network(options: LocalnetOptions, directory: Path, temporary: Path | None) -> Outcome:
-    async with GROUND.get().open(options.nodes, options.weather) as remark, open_fleet(temporary) as fleet:
+    async with GROUND.get().open(options.weather) as remark, open_fleet(temporary) as fleet:
         with display.open_display(options.rounds_max) as shown:
             if remark:
                 shown.note(remark)
@@ -134,15 +134,16 @@ async def _begin_weather(run: Run, nursery: trio.Nursery) -> None:
 async def _watch_partition(run: Run, partition: Partition) -> None:
     """Say when it begins and ends. On the loopback the nodes carry it out by themselves."""
     await trio.sleep(partition.at_seconds)
-    cut = Cut.of(partition, members=len(run.nodes), height=max(map(run.height, run.honest)))
+    members = [node.index + 1 for node in run.present]
+    cut = Cut.of(partition, members=members, height=max(map(run.height, run.honest)))
     without = "" if cut.quorum else ", and no side has a quorum"
     run.shown.note(f"partition {cut.groups} for {cut.seconds:g} s{without}")
     run.cuts.append(cut)
     run.cuts_open.append(partition)
-    await GROUND.get().cut(run.cuts_open, len(run.nodes))
+    await GROUND.get().cut(run.cuts_open)
     await trio.sleep(partition.seconds)
     run.cuts_open.remove(partition)
-    await GROUND.get().cut(run.cuts_open, len(run.nodes))
+    await GROUND.get().cut(run.cuts_open)
     run.shown.note(f"partition {cut.groups} is over")
 
 

@@ -35,6 +35,9 @@ _OWN = re.compile(r"p2pnet-(\d+)-\d+")
 class Namespaces(Ground):
     def __init__(self) -> None:
         self._has_netem = False
+        self._weather = FAIR
+        self._count = 0
+        self._cut: tuple[Partition, ...] = ()
 
     def host(self, index: int) -> str:
         return f"{SUBNET}.{index + 1}"
@@ -46,61 +49,56 @@ class Namespaces(Ground):
         return FAIR if self._has_netem else replace(weather, bandwidth_mbit=None, partitions=())
 
     @asynccontextmanager
-    async def open(self, count: int, weather: Weather) -> AsyncIterator[str]:
+    async def open(self, weather: Weather) -> AsyncIterator[str]:
         if os.geteuid() or not (shutil.which("ip") and shutil.which("tc")):
             raise SetUpError("network namespaces need root and iproute2", "p2pnode localnet does without either")
         for left in await _left_behind():
             await _remove(left)
         try:
-            await self._build(count)
-            self._has_netem = await _try("tc", "-n", self._namespace(0), *_QDISC, "netem", "delay", "1ms")
-            for index in range(count):
-                await self._shape(index, weather)
+            bridge = _bridge(os.getpid())
+            await _run("ip", "link", "add", bridge, "type", "bridge")
+            self._has_netem = await _try("tc", "qdisc", "add", "dev", bridge, "root", "netem", "delay", "1ms")
+            await _try("tc", "qdisc", "delete", "dev", bridge, "root")
+            await _run("ip", "link", "set", bridge, "up")
+            self._weather, self._count, self._cut = weather, 0, ()
             is_lacking = not self._has_netem and replace(weather, bandwidth_mbit=None, partitions=()) != FAIR
             yield "this kernel has no netem: latency, jitter and loss are left to the shim" if is_lacking else ""
         finally:
             with trio.CancelScope(shield=True):
                 await _remove(os.getpid())
 
-    async def cut(self, partitions: Sequence[Partition], count: int) -> None:
-        for source in range(1, count + 1):
+    async def add(self, index: int) -> None:
+        bridge, name = _bridge(os.getpid()), self._namespace(index)
+        cable = f"{bridge}-{index}"
+        await _run("ip", "netns", "add", name)
+        await _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+        await _run("ip", "link", "set", cable, "master", bridge, "up")
+        lines = (
+            f"link set eth0 address {HARDWARE.format(index + 1)}",
+            f"addr add {self.host(index)}/24 dev eth0",
+            "link set eth0 up",
+            "link set lo up",
+        )
+        await _run("ip", "-n", name, "-batch", "-", stdin="\n".join(lines))
+        if words := qdisc(self._weather, has_netem=self._has_netem):
+            await _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", *words)
+        self._count = index + 1
+        await self.cut(self._cut)
+
+    async def cut(self, partitions: Sequence[Partition]) -> None:
+        self._cut = tuple(partitions)
+        for source in range(1, self._count + 1):
             lines = [
                 f"neigh replace {SUBNET}.{target} dev eth0 nud permanent lladdr "
                 + (NOBODY if any(p.cuts(source, target) for p in partitions) else HARDWARE.format(target))
-                for target in range(1, count + 1)
+                for target in range(1, self._count + 1)
                 if target != source
             ]
             await _run("ip", "-n", self._namespace(source - 1), "-batch", "-", stdin="\n".join(lines))
 
-    async def _build(self, count: int) -> None:
-        bridge = _bridge(os.getpid())
-        await _run("ip", "link", "add", bridge, "type", "bridge")
-        await _run("ip", "link", "set", bridge, "up")
-        for index in range(count):
-            name, cable = self._namespace(index), f"{bridge}-{index}"
-            await _run("ip", "netns", "add", name)
-            await _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-            await _run("ip", "link", "set", cable, "master", bridge, "up")
-            lines = (
-                f"link set eth0 address {HARDWARE.format(index + 1)}",
-                f"addr add {self.host(index)}/24 dev eth0",
-                "link set eth0 up",
-                "link set lo up",
-            )
-            await _run("ip", "-n", name, "-batch", "-", stdin="\n".join(lines))
-        await self.cut((), count)
-
-    async def _shape(self, index: int, weather: Weather) -> None:
-        words = qdisc(weather, has_netem=self._has_netem)
-        if words:
-            await _run("tc", "-n", self._namespace(index), *_QDISC, *words)
-
     @staticmethod
     def _namespace(index: int) -> str:
         return f"p2pnet-{os.getpid()}-{index}"
-
-
-_QDISC = ("qdisc", "replace", "dev", "eth0", "root")
 
 
 def qdisc(weather: Weather, *, has_netem: bool) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ class Cut:
     height: int
 
     @staticmethod
-    def of(partition: Partition, *, members: int, height: int) -> "Cut":
-        needed = members * 2 // 3 + 1  # SPEC.md, Q1
+    def of(partition: Partition, *, members: Sequence[int], height: int) -> "Cut":
+        needed = len(members) * 2 // 3 + 1  # SPEC.md, Q1
         has_quorum = any(len(side) >= needed for side in partition.sides(members))
         return Cut(partition.at_seconds, partition.seconds, partition.words(), has_quorum, height)
 

@@ -48,12 +48,12 @@ class Partition:
     def is_on(self, seconds: float) -> bool:
         return self.at_seconds <= seconds < self.at_seconds + self.seconds
 
-    def sides(self, nodes: int) -> tuple[tuple[int, ...], ...]:
-        """Who can reach one another, of nodes 1 to ``nodes``; one side if it is one way, since the others pass on what is said."""
+    def sides(self, nodes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Who of ``nodes`` can reach one another; all, if it is one way, since the others pass on what is said."""
         if self.one_way:
-            return (tuple(range(1, nodes + 1)),)
-        rest = tuple(n for n in range(1, nodes + 1) if self._side(n) == len(self.groups))
-        return (*self.groups, *([rest] if rest else []))
+            return (tuple(nodes),)
+        sides = (tuple(n for n in nodes if self._side(n) == side) for side in range(len(self.groups) + 1))
+        return tuple(side for side in sides if side)
 
     def words(self) -> str:
         return (">" if self.one_way else "/").join(",".join(map(str, group)) for group in self.groups)

@@ -171,6 +171,31 @@ def test_whoever_was_cut_off_for_so_long_that_it_was_put_out_is_no_fault() -> No
     assert reasons(replace(put_out, cuts=(A_CUT,), cuts_planned=1)) == []
 
 
+def test_members_come_and_go_and_every_round_has_a_contribution() -> None:
+    first, second, third = some_rounds()
+    rows = (replace(first, left=(NodeId("d" * 40),)), replace(second, joined=(NodeId("e" * 40),)), third)
+    staying = [a_node(letter, rounds=rows) for letter in "abc"]
+    left = a_node("d", status=a_status("d" * 40, height=2), rounds=rows[:2], validation_loss=None, left=True)
+    came = a_node("e", rounds=tuple(replace(row, loss=None) for row in rows))
+    outcome = an_outcome(*staying, left, came, churned=True)
+    assert reasons(outcome) == []
+    told = summary(outcome)
+    assert told["height"] == TARGET and left.node not in told["heights"] and left.node not in told["model_roots"]
+    assert told["membership"] == [
+        {"node": "d" * 40, "height": 1, "change": "left"},
+        {"node": "e" * 40, "height": 2, "change": "joined"},
+    ]
+    other = replace(left, rounds=(rows[0], replace(rows[1], model_root="other")))
+    assert reasons(replace(outcome, nodes=(*staying, other, came))) == [
+        "the model differs at height 2: 4 hold root-2, 1 hold other"
+    ]
+    empty = (rows[0], replace(rows[1], contributions=0), third)
+    hollow = replace(outcome, nodes=tuple(replace(node, rounds=empty[: len(node.rounds)]) for node in outcome.nodes))
+    assert reasons(hollow) == ["no contribution was committed at height 2"]
+    assert reasons(replace(hollow, cuts=(A_CUT,), cuts_planned=1)) == []  # nobody may have had a quorum
+    assert reasons(an_outcome(churned=True)) == ["no member came or went"]
+
+
 def test_a_byzantine_node_cannot_break_the_verdict_by_its_word() -> None:
     liar = a_node("d", attack="bad-root", status=None, rounds=(), validation_loss=None)
     evidence = (EvidenceRow(liar.node, "double_prepare", 2),)
@@ -189,7 +214,7 @@ def test_the_summary_has_the_fields_of_the_design_and_is_json() -> None:
         *("loss_first", "loss_last", "validation_loss_first", "validation_loss_last", "parameters", "tokens_total"),
         *("tokens_per_second", "payload_bytes_per_parameter_per_round", "bytes_sent_total", "compute_fraction"),
         *("consensus_seconds_p50", "consensus_seconds_p99", "views_max", "byzantine", "evidence", "evicted", "killed"),
-        "partitions",
+        *("membership", "partitions"),
     ]
     assert told["height"] == TARGET
     assert told["rounds_committed"] == TARGET
@@ -240,6 +265,14 @@ REFUSED = [
     (LocalnetOptions(rounds=4, kill=2), "--kill 2: 4 rounds are too few: a victim is back before the next dies"),
     (LocalnetOptions(byzantine=1, attack="lie"), "--attack lie: unknown"),
     (LocalnetOptions(attack="huge"), "--attack without --byzantine: nobody would carry it out"),
+    (LocalnetOptions(minutes=5), "--minutes without --churn: a run ends at a height"),
+    (LocalnetOptions(nodes=8, churn=0), "--churn 0: out of range"),
+    (LocalnetOptions(nodes=8, churn=3, minutes=0), "--minutes 0: out of range"),
+    (
+        LocalnetOptions(nodes=5, churn=3, byzantine=1),
+        "--churn with 4 honest nodes: one leaves and one is down at any time",
+    ),
+    (LocalnetOptions(nodes=8, churn=3, kill=1), "--kill with --churn: churn kills by itself"),
     (LocalnetOptions(data=Path("absent.txt")), "--data absent.txt: no such file"),
 ]
 
@@ -343,19 +376,22 @@ def test_the_control_documents_become_values() -> None:
         "bytes_sent_total": 9,
         "compute_fraction": None,
         "evidence": 0,
+        "role": "contributor",
     }
     status = status_from(document)
-    assert (status.undecided_height, status.until_height, status.step) == (4, 9, 3)
+    assert (status.undecided_height, status.until_height, status.step, status.role) == (4, 9, 3, "contributor")
     row = {
         "height": 2,
         "view": 0,
         "model_root": "r",
         "contributions": 4,
         "loss": None,
-        "left": [],
+        "joined": ["c" * 40],
+        "left": [{"node": "d" * 40, "why": "left"}, {"node": "e" * 40, "why": "absent"}],
         "seconds": {"agree": 0.1},
     }
-    assert rounds_from([row, {**row, "height": 1}])[0].height == 1
+    first = rounds_from([row, {**row, "height": 1}])[0]
+    assert (first.height, first.joined, first.left, first.evicted) == (1, ("c" * 40,), ("d" * 40,), ("e" * 40,))
     assert evidence_from([{"node": "b" * 40, "kind": "double_prepare", "height": 2, "view": 0}]) == (
         EvidenceRow(NodeId("b" * 40), "double_prepare", 2),
     )

@@ -58,7 +58,7 @@ def test_what_the_kernel_lacks_is_left_to_the_shim() -> None:
 async def test_without_the_tools_it_says_what_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SetUpError, match="need root and iproute2") as refusal:
-        async with Namespaces().open(2, FAIR):
+        async with Namespaces().open(FAIR):
             pass
     assert "p2pnode localnet" in (refusal.value.hint or "")
 
@@ -68,7 +68,9 @@ async def test_nodes_hear_one_another_but_for_the_ways_that_are_cut() -> None:
     if reason := why_not():
         pytest.skip(reason)
     ground = Namespaces()
-    async with ground.open(2, Weather(bandwidth_mbit=8)), trio.open_nursery() as nursery:
+    async with ground.open(Weather(bandwidth_mbit=8)), trio.open_nursery() as nursery:
+        await ground.add(0)
+        await ground.add(1)
         heard = [await _listen(nursery, ground, index) for index in range(2)]
 
         async def say(source: int, text: str) -> None:
@@ -77,11 +79,11 @@ async def test_nodes_hear_one_another_but_for_the_ways_that_are_cut() -> None:
 
         await say(0, "hello")
         assert await heard[1].receive() == "hello"
-        await ground.cut([parse_partition("0:1:1>2")], 2)
+        await ground.cut([parse_partition("0:1:1>2")])
         await say(0, "lost")
         await say(1, "one way")
         assert await heard[0].receive() == "one way"
-        await ground.cut([], 2)
+        await ground.cut([])
         await say(0, "again")
         assert await heard[1].receive() == "again"
         nursery.cancel_scope.cancel()
