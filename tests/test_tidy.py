@@ -54,6 +54,7 @@ TESTED_OTHERWISE = {
     "p2pnode/localnet/warden.py": "test_localnet_processes.py kills a harness",
     "p2pnode/localnet/harness.py": "test_localnet_runs.py runs whole networks",
     "p2pnode/localnet/flags.py": "test_localnet_runs.py runs the command",
+    "p2pnode/localnet/churn.py": "test_localnet_runs.py lets members come and go",
     "p2pnode/localnet/run.py": "test_localnet_runs.py runs whole networks",
     "p2pnode/localnet/strikes.py": "test_localnet_runs.py kills nodes",
     "p2pnode/localnet/founding.py": "test_localnet_runs.py runs whole networks",

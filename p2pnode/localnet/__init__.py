@@ -4,9 +4,10 @@ What it is: a harness around nodes that it treats as strangers would: it starts 
 knows of them what their control sockets say. What it is not: a simulation (that is tests/simulation, with the pure
 engine), nor a way to run nodes for long.
 
-Read ``harness.py`` first: a run as a story. Then ``run.py`` (what is known while it lasts), ``options.py`` (what can be asked for), ``founding.py`` (homes, keys,
-one genesis), ``processes.py`` and ``warden.py`` (starting, killing, ending), ``kills.py`` and ``strikes.py`` (who dies when, and comes back),
-``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut), ``ground.py`` and ``netns.py`` (loopback or namespaces),
+Read ``harness.py`` first: a run as a story. Then ``run.py`` (what is known while it lasts), ``flags.py`` and
+``options.py`` (what can be asked for), ``founding.py`` (homes, keys, one genesis), ``processes.py`` and ``warden.py``
+(starting, killing, ending), ``kills.py`` and ``strikes.py`` (who dies when, and comes back), ``churn.py`` (members come
+and go), ``ground.py``, ``weather.py``, ``shim.py`` and ``shaped.py`` (links that are slow, narrow, lossy or cut),
 ``readings.py`` (what nodes say), ``verdict.py`` (whether it was good), ``display.py`` (what one sees).
 
 For editors: no figure is computed here that a node could be asked for.

@@ -7,8 +7,8 @@ On every beat the committee changes by one: a member leaves for good and ends (`
 fresh home is started and gets its seat as anybody would. Half a beat later a member is killed with SIGKILL and comes back. Everybody trains
 without end until it is enough; then what has begun is brought to its end, and only then a target is set for all.
 
-For editors: whom it meets is drawn from the seed, when depends on the machine. Never more than one node is down, and no more are missing
-than the one whose place is being filled, so a quorum is there at every moment: a round without a contribution is a fault.
+For editors: whom it meets is drawn from the seed, when depends on the machine. Never more than one node is down, and no more than two
+seats are empty, so a quorum is there at every moment: a round without a contribution is a fault.
 """
 
 import random
@@ -19,6 +19,7 @@ import trio
 
 from p2pnode.localnet.founding import newcomer
 from p2pnode.localnet.kills import SECONDS_DOWN_MAX, SECONDS_DOWN_MIN
+from p2pnode.localnet.options import CHURN_NODES_MIN
 from p2pnode.localnet.processes import Node
 from p2pnode.localnet.run import POLL_SECONDS, Run, order_everybody, order_training, read_outcome, read_status, watch
 from p2pnode.localnet.strikes import Strike, answers, catch_up
@@ -36,9 +37,10 @@ class Churn:
         self._run = run
         self._nursery = nursery
         self._chance = random.Random(f"p2pnode-localnet-churn-{run.options.seed}")  # noqa: S311 - a test plan, no secret
-        self._busy: set[int] = set()  # nodes that something is happening to
-        self._filling = 0  # newcomers that have no seat yet
+        self._leaving: set[int] = set()
         self._down: Node | None = None
+        byzantine = run.options.byzantine
+        self._seats_min = max(CHURN_NODES_MIN - 1, run.options.nodes - byzantine - (1 if byzantine else 2))
         self.over = run.options.churn is None
 
     async def carry_out(self) -> None:
@@ -67,51 +69,50 @@ class Churn:
     def _members(self) -> list[Node]:
         """Who is a member, up, and in nobody's hands."""
         latest = self._run.latest
-        free = [node for node in self._run.honest if node.running and node.index not in self._busy]
+        free = [n for n in self._run.honest if n.running and n is not self._down and n.index not in self._leaving]
         return [node for node in free if (status := latest[node.index]) is not None and status.role == "member"]
 
     # --- the committee changes -----------------------------------------------------------------------------------------------------------
 
     async def _change(self, changes: trio.Nursery) -> None:
-        """Begin the next change; wait for the last one where too many would be missing otherwise."""
+        """Begin the next change; wait for an earlier one where too few would be left otherwise."""
         run = self._run
         while not self._enough():
-            if len(run.present) - len(self._leaving()) < run.options.nodes:
-                self._filling += 1
-                changes.start_soon(self._join)
+            if len(run.present) - len(self._leaving) < run.options.nodes:
+                known = self._chance.sample(run.honest, min(PEERS_TOLD, len(run.honest)))
+                node = await newcomer(run.fleet, run.options, run.nodes, known)
+                run.add(node)
+                changes.start_soon(self._join, node)
                 return
             members = self._members()
-            if not self._filling and members:
+            if len(members) + (self._down is not None) > self._seats_min:
                 node = self._chance.choice(members)
-                self._busy.add(node.index)
+                self._leaving.add(node.index)
                 changes.start_soon(self._leave, node)
                 return
             await trio.sleep(POLL_SECONDS)
-
-    def _leaving(self) -> set[int]:
-        return self._busy - ({self._down.index} if self._down is not None else set())
 
     async def _leave(self, node: Node) -> None:
         run = self._run
         await run.questions[node.index].leave()
         with trio.move_on_after(LEAVE_SECONDS_MAX) as waiting:
-            while (status := await read_status(run, node)) is None or status.role == "member":
+            while True:
+                status = await read_status(run, node)
+                if status is not None and status.role != "member":
+                    break
                 await trio.sleep(POLL_SECONDS)
         if waiting.cancelled_caught:
             run.troubles.append(f"{node.name} was not let go within {LEAVE_SECONDS_MAX:.0f} seconds")
             return
         run.gone[node.index] = await read_outcome(run, node, loss=None, left=True)
-        self._busy.discard(node.index)
+        self._leaving.discard(node.index)
         await run.fleet.stop([node])
         for bulk in (node.home.blobs, node.home.snapshots, node.home.trainer):
             shutil.rmtree(bulk, ignore_errors=True)  # an hour of this would fill the disk
         run.shown.note(f"{node.name} has left at height {run.height(node)}")
 
-    async def _join(self) -> None:
+    async def _join(self, node: Node) -> None:
         run = self._run
-        known = self._chance.sample(self._run.honest, min(PEERS_TOLD, len(run.honest)))
-        node = await newcomer(run.fleet, run.options, run.nodes, known)
-        run.add(node)
         run.shown.note(f"{node.name} joins")
         await run.fleet.start(node)
         self._nursery.start_soon(watch, run, node)
@@ -124,11 +125,10 @@ class Churn:
                     await trio.sleep(POLL_SECONDS)
                     status = run.latest[node.index]
                     seated = status is not None and status.role == "member"
-        self._filling -= 1
-        if not seated:
+        if seated:
+            run.shown.note(f"{node.name} is a member after {time.monotonic() - began:.1f} s")
+        else:
             run.troubles.append(f"{node.name} got no seat within {SEAT_SECONDS_MAX:.0f} seconds")
-            return
-        run.shown.note(f"{node.name} is a member after {time.monotonic() - began:.1f} s")
 
     # --- a node dies -------------------------------------------------------------------------------------------------------------------------
 
@@ -136,7 +136,6 @@ class Churn:
         members = self._members()
         if self._down is None and members and not self._enough():
             self._down = self._chance.choice(members)
-            self._busy.add(self._down.index)
             changes.start_soon(self._strike, self._down)
 
     async def _strike(self, node: Node) -> None:
@@ -145,5 +144,4 @@ class Churn:
         await trio.sleep(self._chance.uniform(SECONDS_DOWN_MIN, SECONDS_DOWN_MAX))
         if await strike.bring_back():
             await catch_up(run, node)
-        self._busy.discard(node.index)
         self._down = None

@@ -135,6 +135,14 @@ def test_the_demonstration_takes_ninety_seconds_at_most() -> None:
 
 
 @pytest.mark.long
+def test_members_leave_and_join_and_die_while_the_network_trains(small: str) -> None:
+    result = localnet("--size", small, "--nodes", "6", "--churn", "6", "--minutes", "2", seconds_max=600)
+    changes = [row["change"] for row in result["membership"]]
+    assert {"left", "joined"} <= set(changes) and result["killed"]
+    assert result["rounds_committed"] == result["height"]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_seven_nodes_lose_four_on_the_way(small: str, seed: int) -> None:
     result = localnet(
