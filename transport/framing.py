@@ -7,6 +7,7 @@ line in docs/wire-format.md.
 from __future__ import annotations
 
 import enum
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -207,7 +208,7 @@ class FrameDecoder:
         return kind, bytes(self._view[start:end])
 
     def _allocate(self, size: int) -> None:
-        self._buffer = bytearray(size)  # its pages cost nothing until they are written
+        self._buffer = mmap.mmap(-1, size)  # its pages cost nothing until they are written; a bytearray's would
         self._view = memoryview(self._buffer)
 
     def _move_down(self) -> None:

@@ -17,6 +17,10 @@ HASHES_PER_FRAME: Final = 2048  # 64 KiB of leaf hashes: no frame of the bulk ki
 LEAVES_PER_REQUEST: Final = 8  # 512 KiB per read on the serving side, and per write: one thread hop for eight leaves
 REQUESTS_PER_HOLDER: Final = 4  # 2 MiB in flight from one holder: 100 ms x 160 Mbit/s, and loopback stays busy
 HOLDERS_AT_ONCE: Final = 8  # a source and seven who fetch the same; each costs up to 2 MiB of memory in flight
+GROUPS_MIN: Final = 128  # into which a long blob is cut at least, so that eight who share it seldom ask for the same
+REQUESTS_MIN: Final = 2  # to a holder whose speed is not known, or low: one on its way while the next is asked for
+FLIGHT_SECONDS: Final = 0.5  # a request that takes longer has waited behind our own: fewer are made at a time
+FELLOW_SECONDS_MAX: Final = 15.0  # without anything new from those who only fetch it, too: their source is gone
 SHARED_LEAVES_MIN: Final = 64  # 4 MiB: below it, asking who holds which parts costs more than it spares the source
 FELLOWS_MAX: Final = 32  # peers that fetch the same blob and are reckoned with; more of them only share the work finer
 HELD_SECONDS: Final = 0.05  # between two answers to one peer that say what is held by now: 20 a second, 32 KiB at most
@@ -86,7 +90,7 @@ FRAMES_PER_SECOND: Final = 5000.0  # other than answers asked for; 100 members a
 ANSWER_BYTES_FREE_MIN: Final = (
     4 * KIB
 )  # shorter answers count as well: an unasked one costs nothing but our time, and 10 bytes
-FRAMES_PER_TURN_MAX: Final = 256  # taken from one peer before others get their turn: a millisecond of small frames
+FRAMES_PER_TURN_MAX: Final = 64  # taken from one peer before others get their turn: a few milliseconds of signatures
 FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catches up at once
 
 # --- Requests -------------------------------------------------------------------------------------------------------
