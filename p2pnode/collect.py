@@ -5,26 +5,37 @@ committee agrees on what the proposer lists. A bad answer costs time, never safe
 
 After height h-1 is decided no timer runs. The height starts at the first of:
 (a) bytes held from every node that is expected;
-(b) more than half of those held, and of those proven among them, plus half the time that they took, at least 0.5 s; or more than half of
-    those proven, plus twice the time that they took: strangers must neither hold up everybody (else one who never delivers costs each
-    height (c)) nor start a height before the members are there (else a crowd of quick ones throws away what they learn);
-(c) ``round_seconds_max`` after the first one held;
+(b) more than half of those held, and of those proven among them, and a while for the rest: until those missing are usually here, and a
+    quarter more, where that was measured and is no more than twice the time that the majority took; half the majority's time for whoever
+    was not measured; at least 0.5 s. Or more than half of those proven, plus twice the time that they took: strangers must neither hold up
+    everybody (else one who never delivers costs each height (c)) nor start a height before the members are there (else a crowd of quick
+    ones throws away what they learn);
+(c) once one is held, three times what more than half of those expected usually take; while that is not known, ``round_seconds_max``
+    after the first one held;
 (d) a valid proposal, or votes of f+1 members, for the height (the engine says so); a proposal alone only if it lists the update of a member,
     or no member is expected, or (c) or (e) is due: one faulty proposer must not throw away what everybody is learning;
 (e) 3 s after evidence or a request is pending, or a change of the committee that has not begun; while somebody is expected it travels with
-    the round instead, for an empty height would throw away what everybody is learning, but waits no longer than ``round_seconds_max``.
+    the round instead, for an empty height would throw away what everybody is learning, but waits no longer than (c) would.
 
 Expected is who contributed to one of the last two heights with contributions (at height 1: every member), and who says that it is
 learning this height, so that a newcomer slower than the others is waited for as (b) allows instead of missing every round; not expected
-is a connected node that says that it is not learning.
+is a connected node that says that it is not learning. ``is_waited_for`` says for how long that is believed of one who delivers nothing.
+
+What is usual is measured here (``arrivals``), and what a majority shows: a few can be slow, but not make everybody wait for longer than
+twice as long as the others take.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAJORITY_GRACE_SECONDS_MIN = 0.5
 STRANGERS_PATIENCE = 2.0  # a newcomer three times as slow as the members still gets in
 PENDING_SECONDS = 3.0
+UNMEASURED_PATIENCE = 0.5  # of the majority's time, for the rest
+MEASURED_PATIENCE = 1.0  # the most of it, for whoever is known to need it
+USUAL_SLACK = 1.25  # a round is a little longer now and then
+ROUND_PATIENCE = 3.0  # of what a majority usually takes: machines that sleep or have gone are not waited for longer
+CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,15 @@ class Collecting:
     opened: float
     pending_since: float | None
     round_seconds_max: float
+    usual: Mapping[bytes, float] = field(default_factory=dict)  # seconds after ``opened``, of those who were measured
+
+
+def is_waited_for(claims: int, *, is_member: bool) -> bool:
+    """Whether one who says "I am learning", and has said so for so many heights without delivering, is expected.
+
+    Keys of strangers are free. A member may have become slow: it gets another chance, and each time after twice as many heights.
+    """
+    return claims < CLAIMS_MAX or (is_member and claims & (claims - 1) == 0)
 
 
 def overdue(collecting: Collecting, now: float) -> bool:
@@ -58,23 +78,34 @@ def start_moment(collecting: Collecting) -> float | None:
         proven = _majority(collecting, collecting.proven)
         expected = _majority(collecting, collecting.expected)
         if expected is not None and not collecting.proven:
-            moments.append(_patient(collecting, expected, patience=0.5))  # (b)
+            moments.append(_rest(collecting, expected))  # (b)
         if proven is not None:
-            moments.append(_patient(collecting, proven, patience=STRANGERS_PATIENCE))
+            took = proven - collecting.opened
+            moments.append(proven + max(took * STRANGERS_PATIENCE, MAJORITY_GRACE_SECONDS_MIN))
             if expected is not None:
-                moments.append(_patient(collecting, max(expected, proven), patience=0.5))  # (b)
+                moments.append(_rest(collecting, max(expected, proven)))  # (b)
     return min(moments, default=None)
 
 
 def _latest(collecting: Collecting) -> list[float]:
     """The moments after which nobody is waited for."""
     moments = []
+    usual = _usual_seconds(collecting)
     if collecting.held:
-        moments.append(min(collecting.held.values()) + collecting.round_seconds_max)  # (c)
+        first = min(collecting.held.values())
+        longest = first + collecting.round_seconds_max if usual is None else collecting.opened + ROUND_PATIENCE * usual
+        moments.append(max(longest, first + MAJORITY_GRACE_SECONDS_MIN))  # (c)
     if collecting.pending_since is not None:
-        patience = collecting.round_seconds_max if collecting.proven else PENDING_SECONDS
-        moments.append(collecting.pending_since + patience)  # (e)
+        longest = collecting.round_seconds_max if usual is None else ROUND_PATIENCE * usual
+        moments.append(collecting.pending_since + (longest if collecting.proven else PENDING_SECONDS))  # (e)
     return moments
+
+
+def _usual_seconds(collecting: Collecting) -> float | None:
+    """What more than half of those expected usually take, if so many were measured."""
+    group = collecting.expected
+    measured = sorted(seconds for author, seconds in collecting.usual.items() if author in group)
+    return measured[len(group) // 2] if 2 * len(measured) > len(group) else None
 
 
 def _majority(collecting: Collecting, group: frozenset[bytes]) -> float | None:
@@ -83,6 +114,13 @@ def _majority(collecting: Collecting, group: frozenset[bytes]) -> float | None:
     return arrivals[len(group) // 2] if 2 * len(arrivals) > len(group) else None
 
 
-def _patient(collecting: Collecting, majority: float, *, patience: float) -> float:
+def _rest(collecting: Collecting, majority: float) -> float:
     """How long a majority waits for the rest."""
-    return majority + max((majority - collecting.opened) * patience, MAJORITY_GRACE_SECONDS_MIN)
+    took = majority - collecting.opened
+    until = majority
+    for author in collecting.expected - collecting.held.keys():
+        usual = collecting.usual.get(author)
+        patience = UNMEASURED_PATIENCE * took if usual is None else collecting.opened + usual * USUAL_SLACK - majority
+        if patience <= MEASURED_PATIENCE * took:
+            until = max(until, majority + patience)
+    return max(until, majority + MAJORITY_GRACE_SECONDS_MIN)

@@ -35,7 +35,7 @@ def neighbours(me: bytes, members: Sequence[bytes], *, seed: bytes) -> frozenset
     """Those before and after ``me`` on every ring; whoever has us as a neighbour is ours. Of no member: nobody."""
     found: set[bytes] = set()
     for ring in range(RINGS) if me in members else ():
-        order = sorted(members, key=lambda key: hashlib.blake2b(seed + bytes([ring]) + key).digest())  # noqa: B023 - used at once
+        order = sorted(members, key=lambda key: hashlib.blake2b(seed + bytes([ring]) + key).digest())
         place = order.index(me)
         found |= {order[place - 1], order[(place + 1) % len(order)]}
     return frozenset(found - {me})

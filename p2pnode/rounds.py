@@ -32,10 +32,11 @@ from model.errors import PayloadError
 from model.layout import Layout
 from model.replica import Replica
 from model.trainer import Trainer
+from p2pnode.arrivals import Arrivals
 from p2pnode.blobs import Blobs
 from p2pnode.candidates import Candidates
 from p2pnode.catchup import Position, following
-from p2pnode.collect import Collecting, overdue, start_moment
+from p2pnode.collect import Collecting, is_waited_for, overdue, start_moment
 from p2pnode.delays import Delays
 from p2pnode.driver import Driver
 from p2pnode.genesis import Genesis
@@ -57,7 +58,6 @@ from transport.machine import in_thread
 
 LISTED_HEIGHTS = 20  # what a peer's score looks at
 RETRY_SECONDS = 1.0  # until a member's bytes that could not be had are asked for again
-CLAIMS_MAX = 3  # heights that a node may say "I am learning" without delivering before nobody waits for it
 
 
 @dataclass(slots=True)
@@ -92,6 +92,7 @@ class Rounds:
         self.diverged: str | None = None
         self.known_height = self.state.height
         self.timings = Timings()
+        self.arrivals = Arrivals()
         self.driver: Driver
         self.probes = Probes(parts.store)
         self._house = Housekeeping(parts.store, parts.blobs, kept=parts.genesis.blobs)
@@ -221,6 +222,7 @@ class Rounds:
             opened=self.timings.opened,
             pending_since=self._pending_since,
             round_seconds_max=self.parts.genesis.round_seconds_max,
+            usual=self.arrivals.usual(expected),
         )
 
     def _start(self, height: int) -> None:
@@ -244,10 +246,11 @@ class Rounds:
         expected: set[bytes] = set(self.state.membership.current.members)
         if self.recent:
             expected = set(frozenset[bytes]().union(*self.recent))
-        statuses = self.parts.gossip.statuses
-        for peer, status in statuses.items():
-            if status.learning == self.pool.height and self.claims.get(peer, 0) < CLAIMS_MAX:
-                expected.add(peer)
+        members = self.pool_members()
+        for peer, status in self.parts.gossip.statuses.items():
+            if status.learning == self.pool.height:
+                if is_waited_for(self.claims.get(peer, 0), is_member=peer in members):
+                    expected.add(peer)
             elif status.learning == 0 and status.height == self.state.height:
                 expected.discard(peer)
         if self.training.wants(self.pool.height):
@@ -433,6 +436,9 @@ class Rounds:
     def _close(self, block: consensus.Block) -> None:
         """What a decided block says about who took part."""
         listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
+        self.arrivals.note(
+            self.pool.arrivals(), opened=self.timings.opened, missed=self._expected(), now=trio.current_time()
+        )
         self._count_claims(listed)
         self.probes.note(block)
         if listed:

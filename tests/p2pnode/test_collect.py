@@ -1,11 +1,12 @@
-"""The rule "collect, then agree" (p2pnode/collect.py), one test a letter."""
+"""The rule "collect, then agree" (p2pnode/collect.py), one test a letter, and what it measures (p2pnode/arrivals.py)."""
 
-from p2pnode.collect import Collecting, overdue, start_moment
+from p2pnode.arrivals import AUTHORS_MAX, LATER, SAMPLES, Arrivals
+from p2pnode.collect import Collecting, is_waited_for, overdue, start_moment
 
 A, B, C, D = b"a", b"b", b"c", b"d"
 
 
-def collecting(expected, held, *, proven=None, pending_since=None, opened=100.0):
+def collecting(expected, held, *, proven=None, pending_since=None, opened=100.0, usual=None):
     return Collecting(
         expected=frozenset(expected),
         proven=frozenset(expected if proven is None else proven),
@@ -13,6 +14,7 @@ def collecting(expected, held, *, proven=None, pending_since=None, opened=100.0)
         opened=opened,
         pending_since=pending_since,
         round_seconds_max=60,
+        usual=usual or {},
     )
 
 
@@ -78,3 +80,60 @@ def test_d_what_lists_nobody_waits_for_c_or_e():
     assert not overdue(collecting([A], {}, pending_since=101.0), 160.9)
     assert overdue(collecting([A], {}, pending_since=101.0), 161.0)
     assert overdue(collecting([], {}, pending_since=101.0), 104.0)
+
+
+USUAL = {A: 4.0, B: 4.0, C: 4.0, D: 6.0}
+
+
+def test_b_who_is_known_to_need_longer_is_waited_for_until_then_and_a_quarter_more():
+    held = {A: 104.0, B: 104.0, C: 104.0}
+    assert moment([A, B, C, D], held, usual=USUAL) == 107.5
+    assert moment([A, B, C, D], held, usual={**USUAL, D: 2.0}) == 104.5  # should be here already: something is wrong with it
+    assert moment([A, B, C, D], held, usual={A: 4.0}) == 106.0  # not measured
+
+
+def test_b_nobody_is_waited_for_longer_than_twice_what_the_majority_took():
+    held = {A: 104.0, B: 104.0, C: 104.0}
+    assert moment([A, B, C, D], held, usual={**USUAL, D: 6.4}) == 108.0
+    assert moment([A, B, C, D], held, usual={**USUAL, D: 6.5}) == 104.5
+    assert moment([A, B, C, D], held, usual={**USUAL, D: 1e9}) == 104.5
+
+
+def test_c_follows_what_a_majority_usually_takes_however_long_or_short():
+    assert moment([A, B, C, D], {A: 104.0}, usual=USUAL) == 112.0
+    assert moment([A, B, C, D], {A: 104.0}, usual=dict.fromkeys([A, B, C], 3600.0)) == 100.0 + 3 * 3600
+    assert moment([A, B, C, D], {A: 104.0}, usual={A: 4.0, B: 4.0}) == 164.0  # half is no majority
+    assert moment([A, B, C, D], {A: 150.0}, usual=USUAL) == 150.5  # all are late: what is held is used
+    assert moment([A, B, C, D], {A: 104.0}, usual={**USUAL, D: 1e9}) == 112.0  # one cannot make all wait
+
+
+def test_e_waits_no_longer_than_c_would():
+    assert moment([A, B], {}, pending_since=101.0, usual=USUAL) == 113.0
+
+
+def test_a_strangers_claim_is_believed_three_times_and_a_members_again_and_again_but_ever_more_seldom():
+    assert [claims for claims in range(40) if is_waited_for(claims, is_member=False)] == [0, 1, 2]
+    assert [claims for claims in range(40) if is_waited_for(claims, is_member=True)] == [0, 1, 2, 4, 8, 16, 32]
+
+
+def test_the_longest_of_the_last_few_arrivals_is_what_is_usual():
+    arrivals = Arrivals()
+    for seconds in (2.0, 9.0, 3.0):
+        arrivals.note({A: 100.0 + seconds}, opened=100.0, missed=[], now=120.0)
+    assert arrivals.usual([A, B]) == {A: 9.0}
+    for _ in range(SAMPLES):
+        arrivals.note({A: 104.0}, opened=100.0, missed=[], now=120.0)
+    assert arrivals.usual([A]) == {A: 4.0} and arrivals.usual([B]) == {}
+
+
+def test_who_was_waited_for_in_vain_is_expected_a_little_later_the_next_time():
+    arrivals = Arrivals()
+    arrivals.note({A: 102.0, B: 102.0}, opened=100.0, missed=[], now=103.0)
+    arrivals.note({A: 202.0}, opened=200.0, missed=[A, B, C], now=204.0)
+    assert arrivals.usual([A, B, C]) == {A: 2.0, B: 4.0 * LATER}  # of C nothing is known
+
+
+def test_no_more_authors_are_remembered_than_a_block_lists():
+    arrivals = Arrivals()
+    arrivals.note({b"%d" % n: 101.0 for n in range(AUTHORS_MAX + 9)}, opened=100.0, missed=[], now=102.0)
+    assert len(arrivals.usual([b"%d" % n for n in range(AUTHORS_MAX + 9)])) == AUTHORS_MAX
