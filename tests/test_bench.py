@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from p2pnode.bench import link
+from p2pnode.bench import link, scale
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
@@ -19,6 +19,8 @@ from p2pnode.gossip import read_page
 from p2pnode.store import Store
 from p2pnode.timings import PARTS
 from p2pnode.wire import encode_blocks
+from transport.events import KindTraffic
+from transport.framing import FRAME_BYTES_MAX, Kind
 
 SECONDS_MAX = 120.0
 SYNC = [sys.executable, "-P", "-m", "p2pnode.bench", "sync"]
@@ -132,3 +134,32 @@ def test_the_chain_of_a_donor_is_a_real_one(tmp_path):
         state = state.after(block, certificate)
     assert state == tip
     store.close()
+
+
+def test_a_network_of_two_sizes_is_told_in_a_table():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "network", "--nodes", "4", "6", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert process.returncode == 0, process.stderr
+    (result,) = json.loads(process.stdout)
+    four, six = result["sizes"]
+    assert (four["nodes"], four["members"], six["nodes"], six["members"]) == (4, 1, 6, 2)
+    for row in (four, six):
+        assert row["known_share"] == 1 and 0 < row["known_seconds"] <= row["settled_seconds"]
+        assert row["links_per_node"] == row["nodes"] - 1  # so few are all linked to all
+        assert row["height"]["messages"] > 0 and row["memory_bytes_per_node"] > 0
+    table = scale.text(result)
+    assert "4 nodes" in table and "6 nodes" in table and "N^" in table
+    assert len(table.splitlines()) == 3 + len(scale.COLUMNS)
+
+
+def test_a_power_law_is_found_and_none_where_there_is_none():
+    assert scale.exponent((n, 3 * n**1.5) for n in (25, 50, 100, 200)) == pytest.approx(1.5)
+    assert scale.exponent((n, 7) for n in (25, 200)) == pytest.approx(0)
+    assert scale.exponent([(25, 0.0), (50, None), (100, 1.0)]) is None
+
+
+def test_every_kind_of_frame_belongs_to_a_group():
+    assert {scale.group_of(kind) for kind in FRAME_BYTES_MAX} == set(scale.GROUPS)
+    received = {int(Kind.PING): KindTraffic(2, 26), 0x80: KindTraffic(1, 60), int(Kind.ENVELOPE): KindTraffic(3, 700)}
+    counted = scale.count([received, received], connections=2)
+    assert counted.frames == {"alive": 4, "agreement": 8} and counted.bytes == {"alive": 52, "agreement": 1520}

@@ -5,6 +5,7 @@
     consensus                                               agreement alone, on loopback and simulated far apart
     sync [--mbit N]                                         what a joiner gets, against a plain TLS stream; on a link of N Mbit/s
     lag                                                     how late the event loop runs beside training
+    network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
 """
@@ -22,7 +23,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, link, sync
+from p2pnode.bench import agreement, figures, link, scale, sync
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -42,7 +43,9 @@ Json = dict[str, Any]
 def main() -> int:
     given = _parse()
     try:
-        task = {"round": _round, "consensus": _consensus, "lag": _lag, "sync": _sync}[given.command]
+        task = {"round": _round, "consensus": _consensus, "lag": _lag, "sync": _sync, "network": _network}[
+            given.command
+        ]
         results = trio.run(task, given)
         if given.command == "consensus":
             results.append(_far_apart(given))
@@ -80,7 +83,9 @@ def _parse() -> argparse.Namespace:
         "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
     )
     joining.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
-    for command in (one, votes, lag, joining):
+    growing = commands.add_parser("network", help="how a network grows, in virtual time")
+    growing.add_argument("--nodes", type=int, nargs="+", default=list(scale.SIZES), metavar="N")
+    for command in (one, votes, lag, joining, growing):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -178,6 +183,13 @@ async def _sync(given: argparse.Namespace) -> list[Json]:
         link.shape(given.mbit, sys.argv[1:])
     result = await sync.measure(mebibytes=given.model, blocks=given.blocks, turns=given.turns, say=_say)
     return [_shown(given, {**result, "mbit": given.mbit}, sync.text)]
+
+
+# --- network -------------------------------------------------------------------------------------------------------------------
+
+
+async def _network(given: argparse.Namespace) -> list[Json]:
+    return [_shown(given, scale.grow(given.nodes, _say), scale.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------
