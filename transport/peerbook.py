@@ -214,15 +214,22 @@ class PeerBook:
 
     def candidates(self, rng: Random) -> Iterator[Entry]:
         """Everything, in the order in which strangers are best dialed: of `tried` and of `new` in turn, out of any bucket."""
-        tables = [self._tried.shuffled(rng), self._new.shuffled(rng)]
         seen: set[Slot] = set()
-        while tables:
-            for table in tuple(tables):
-                if (slot := next(table, None)) is None:
-                    tables.remove(table)
-                elif slot not in seen and slot in self._entries:
+
+        def unseen(table: Table) -> Iterator[Entry]:
+            for slot in table.shuffled(rng):
+                if slot not in seen and slot in self._entries:
                     seen.add(slot)
                     yield self._entries[slot]
+
+        turns = [unseen(self._tried), unseen(self._new)]
+        while turns:
+            for turn in tuple(turns):
+                entry = next(turn, None)
+                if entry is None:
+                    turns.remove(turn)
+                else:
+                    yield entry
 
     def to_test(self) -> Entry | None:
         """Whose place in `tried` somebody else wants: dial it, and say how it went."""

@@ -385,7 +385,8 @@ def test_a_claim_takes_no_address_from_its_node(is_bootstrap: bool) -> None:
 @given(some.lists(some.tuples(some.sampled_from(["offer", "fail", "ok", "lost"]), some.integers(0, 9)), max_size=60))
 def test_the_dialer_never_spins(steps: list[tuple[str, int]]) -> None:
     """Whatever happens: after `due` nothing is due any more, so the loop sleeps or has something under way."""
-    plan, now, dialing = make(), 0.0, []
+    plan, now = make(), 0.0
+    dialing: list[Target] = []
     connected: set[PublicKey] = set()
     for what, number in steps:
         now += 0.4
