@@ -7,12 +7,14 @@ and a port, never names: a name would let a stranger point our dialer into our o
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from transport.errors import Malformed, UserError
+from transport.limits import HOSTS_REMEMBERED_MAX
 
 PACKED_BYTES: Final = 18
 
@@ -48,11 +50,7 @@ class Address:
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         """The host as a number, or None where it is a name. Mapped IPv4 is IPv4."""
-        try:
-            found = ipaddress.ip_address(self.host)
-        except ValueError:
-            return None
-        return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+        return _number(self.host)
 
     @property
     def is_wildcard(self) -> bool:
@@ -61,12 +59,7 @@ class Address:
 
     @property
     def scope(self) -> Scope:
-        ip = self.ip
-        if ip is None:
-            return Scope.LOOPBACK if self.host == "localhost" else Scope.GLOBAL
-        if ip.is_loopback:
-            return Scope.LOOPBACK
-        return Scope.GLOBAL if ip.is_global else Scope.PRIVATE
+        return _scope(self.host)
 
     def pack(self) -> bytes:
         """16 bytes of IPv6 and the port; the host must be a number."""
@@ -103,3 +96,25 @@ def may_hear(record_scope: Scope, peer_scope: Scope) -> bool:
             return peer_scope in (Scope.PRIVATE, Scope.LOOPBACK)
         case Scope.LOOPBACK:
             return peer_scope is Scope.LOOPBACK
+
+
+# Peer exchange asks for the same few hundred hosts hundreds of thousands of times.
+
+
+@functools.lru_cache(maxsize=HOSTS_REMEMBERED_MAX)
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+
+
+@functools.lru_cache(maxsize=HOSTS_REMEMBERED_MAX)
+def _scope(host: str) -> Scope:
+    ip = _number(host)
+    if ip is None:
+        return Scope.LOOPBACK if host == "localhost" else Scope.GLOBAL
+    if ip.is_loopback:
+        return Scope.LOOPBACK
+    return Scope.GLOBAL if ip.is_global else Scope.PRIVATE

@@ -107,6 +107,7 @@ RECORDS_PER_RESPONSE_MAX: Final = 64  # 171 bytes each: 11 KiB
 RECORDS_PER_SOURCE_PER_SECOND: Final = 1.0  # new to the book, from one netgroup (or one local peer), after the BURST
 RECORDS_PER_SOURCE_BURST: Final = 256.0  # a joiner learns a whole network of 256 at once
 SOURCES_MAX: Final = 1024  # netgroups whose share is remembered; to wash one out takes addresses in a thousand others
+HOSTS_REMEMBERED_MAX: Final = 4096  # what a host is as a number, and its scope: the whole book twice over, 1 MiB
 BOOK_ENTRIES_MAX: Final = 2048  # ~0.5 MiB
 BUCKET_ENTRIES: Final = 64  # of the address book; CometBFT's and bitcoind's number, as the next four
 NEW_BUCKETS: Final = 256  # for what we were told: 16,384 entries, ~16 MiB, and only if told from many netgroups

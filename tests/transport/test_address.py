@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from transport import address as addresses
+from transport import limits
 from transport.address import PACKED_BYTES, Address, Scope, may_hear
 from transport.errors import Malformed, UserError
 
@@ -90,3 +92,11 @@ def test_parse_raises_nothing_else(text: str) -> None:
         Address.parse(text)
     except UserError:
         pass
+
+
+def test_what_is_remembered_of_hosts_is_bounded() -> None:
+    for number in range(limits.HOSTS_REMEMBERED_MAX + 10):
+        assert Address(f"20.{number >> 8}.{number & 255}.1", 1).scope is Scope.GLOBAL
+    assert (
+        addresses._scope.cache_info().currsize == addresses._number.cache_info().currsize == limits.HOSTS_REMEMBERED_MAX
+    )
