@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 import transport
-from p2pnode.config import Config, Endpoint
+from p2pnode.config import Config, Endpoint, parse_endpoint
 from p2pnode.founding import open_blobs, write_genesis
 from p2pnode.home import Home
 from p2pnode.node import Kit, Node
@@ -49,7 +49,7 @@ class Committee:
 
     def make(self, home: Home, *, trains: bool, kit: Kit | None = None, bootstrap: Iterable[str] = ()) -> Node:
         settings: dict[str, Any] = {"listen": Endpoint("127.0.0.1", 0), "repl": False, "threads": 1, "train": trains}
-        settings["bootstrap"] = tuple(Endpoint.parse(where) for where in bootstrap)
+        settings["bootstrap"] = tuple(parse_endpoint(where) for where in bootstrap)
         return Node(home, Config(home=home.path, **settings, origins={"listen": "--listen"}), kit=kit or Kit())
 
     def height(self, place: int) -> int:
