@@ -99,6 +99,8 @@ async def _train_to_the_target(run: Run) -> None:
             await _train(run, nursery)
         except RunFailed as failure:
             run.troubles.append(str(failure))
+            if run.options.churn is not None:  # nobody had been told a target yet
+                run.target = min(run.target, max(run.height(node) for node in run.honest))
         nursery.cancel_scope.cancel()
 
 
