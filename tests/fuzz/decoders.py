@@ -61,13 +61,14 @@ from tests.p2pnode.little import (
 from transport import content, limits
 from transport import statement as st
 from transport.address import Address
-from transport.blobs import BlobClient, BlobServer, Expected, MemoryBlobs
-from transport.framing import FRAME_BYTES_MAX, FrameDecoder, Kind, encode_frame
+from transport.blobs import BlobClient, BlobServer, Expected, MemoryBlobs, decode_held
+from transport.framing import FRAME_BYTES_MAX, FrameDecoder, FrameJoiner, Kind, cut, encode_frame
 from transport.handshake import Bye, Handshake, Refused, decode_bye, encode_bye
 from transport.machine import MACHINE, Machine
 from transport.outbox import Outbox
 from transport.peerbook import PeerRecord
 from transport.pex import PexExchange, encode_response
+from transport.reachability import Result, decode_answer, decode_question, encode_answer
 from transport.requests import Requests, _Question
 from transport.sharing import Sharing
 from transport.spread import Spread
@@ -79,6 +80,9 @@ CHAIN = st.ChainId(CHAIN_ID)
 HERE = Address("127.0.0.1", 7337)
 ALICE, BOB = identities(2)
 BLOB = bytes(range(256)) * 520  # two leaves and a part
+LEAVES = content.split(BLOB)
+HASHES = content.leaf_hashes(LEAVES)
+DIGEST = content.digest_of(BLOB)
 
 FRAMES: Mapping[str, str] = {
     "HELLO": "hello",
@@ -87,12 +91,12 @@ FRAMES: Mapping[str, str] = {
     "PING": "frames",  # sent back as it came
     "PONG": "live session",
     "TWIN": "live session",
-    "PART": "live session",
+    "PART": "parts",
     "PEX_NEWS": "frames",
     "PEX_REQUEST": "pex request",
     "PEX_RESPONSE": "pex answer",
-    "DIAL_BACK": "live session",
-    "DIALED_BACK": "live session",
+    "DIAL_BACK": "dial back",
+    "DIALED_BACK": "dialed back",
     "ENVELOPE": "envelope",
     "REQUEST": "live session",
     "RESPONSE": "response",
@@ -101,8 +105,8 @@ FRAMES: Mapping[str, str] = {
     "LEAVES_WANTED": "leaves wanted",
     "LEAF": "leaf",
     "BLOB_REFUSED": "blob refused",
-    "HELD_WANTED": "live session",
-    "HELD": "live session",
+    "HELD_WANTED": "held wanted",
+    "HELD": "held",
     "STATUS": "status",
     "CERTIFICATE": "certificate",
     "EVIDENCE": "evidence",
@@ -271,6 +275,8 @@ def _exchange() -> list[Target]:
         _target("peer record", PeerRecord.decode, *seeds, bytes_max=len(seeds[0]), again=_encoded),
         _target("pex request", _pex_request, struct.pack(">QB", 1, 64), bytes_max=9),
         _target("pex answer", _pex_answer, *answers, bytes_max=longest),
+        _target("dial back", decode_question, struct.pack(">QH", 1, 7337), bytes_max=10),
+        _target("dialed back", decode_answer, encode_answer(1, Result.REACHED, 1e9)[5:], bytes_max=17),
     ]
 
 
@@ -291,34 +297,34 @@ def _pex_answer(data: bytes) -> object:
 
 
 def _blobs() -> list[Target]:
-    leaves = content.split(BLOB)
-    hashes = content.leaf_hashes(leaves)
-    tree = content.levels(hashes)
-    digest = content.digest_of(BLOB)
-    short = [struct.pack(">II", 1, index) + bytes(leaf) for index, leaf in enumerate(leaves)]
+    tree = content.levels(HASHES)
+    leaves = [struct.pack(">II", 1, index) + bytes(leaf) for index, leaf in enumerate(LEAVES)]
     pieces = [
-        digest + struct.pack(">IB", index, 1) + b"".join(content.inclusion_path(tree, index)) + bytes(leaves[index])
+        DIGEST + struct.pack(">IB", index, 1) + b"".join(content.inclusion_path(tree, index)) + bytes(LEAVES[index])
         for index in (0, 2)
     ]
-    wanted = struct.pack(">I32sI", 1, digest, 0)
+    wanted = struct.pack(">I32sI", 1, DIGEST, 0)
+    number = struct.pack(">I", 1)
     return [
         _target("hashes wanted", partial(_wanted, Kind.HASHES_WANTED), wanted + struct.pack(">I", 3), bytes_max=44),
         _target("leaves wanted", partial(_wanted, Kind.LEAVES_WANTED), wanted + struct.pack(">H", 3), bytes_max=42),
-        _target("hashes", _hashes, struct.pack(">I", 1) + b"".join(hashes), bytes_max=FRAME_BYTES_MAX[Kind.HASHES]),
-        _target("leaf", _leaf, short[2], short[1], bytes_max=FRAME_BYTES_MAX[Kind.LEAF]),
+        _target("held wanted", partial(_wanted, Kind.HELD_WANTED), wanted, bytes_max=40),
+        _target("held", _held, number + b"\x80", number, number + bytes(9), bytes_max=FRAME_BYTES_MAX[Kind.HELD]),
+        _target("hashes", _hashes, number + b"".join(HASHES), bytes_max=FRAME_BYTES_MAX[Kind.HASHES]),
+        _target("leaf", _leaf, leaves[2], leaves[1], bytes_max=FRAME_BYTES_MAX[Kind.LEAF]),
         _target("blob refused", _blob_refused, struct.pack(">IB", 1, 1), bytes_max=5),
         _target("spread", _spread, pieces[1], pieces[0], bytes_max=limits.LEAF_BYTES + 200),
+        _target("parts", _parts, *_cut_frames(), bytes_max=3 * limits.LEAF_BYTES),
     ]
 
 
 def _wanted(kind: int, data: bytes) -> object:
     server = BlobServer("a", ALICE.public_key, Outbox(), Sharing(MemoryBlobs()), RecordingLog())
-    server.on_wanted(kind, data)
+    if kind == Kind.HELD_WANTED:
+        server.on_held_wanted(data)
+    else:
+        server.on_wanted(kind, data)
     return server
-
-
-def _plan() -> FetchPlan:
-    return FetchPlan(content.digest_of(BLOB), len(BLOB), hashes=content.leaf_hashes(content.split(BLOB)))
 
 
 def _client(take: Callable[[int, Any], str | None]) -> BlobClient:
@@ -327,14 +333,28 @@ def _client(take: Callable[[int, Any], str | None]) -> BlobClient:
     return client
 
 
+def _held(data: bytes) -> object:
+    """What a peer says that it holds, as a fetch takes it: the plan may believe it, and find nothing that does not exist."""
+    plan = FetchPlan(DIGEST, len(BLOB), hashes=HASHES)
+
+    def take(_: int, bits: Any) -> str | None:
+        plan.holds(b"somebody", decode_held(bits))
+        return None
+
+    _client(take).on_held(data)
+    wanted = plan.take(b"somebody", now=0.0, patience_seconds=1.0)
+    assert wanted is None or wanted.first + wanted.count <= plan.leaf_count
+    return wanted
+
+
 def _hashes(data: bytes) -> object:
-    plan = FetchPlan(content.digest_of(BLOB), len(BLOB))
+    plan = FetchPlan(DIGEST, len(BLOB))
     _client(lambda _, joined: None if plan.accept_hashes(bytes(joined)) else "a lie").on_hashes(data)
     return plan.hashes is None
 
 
 def _leaf(data: bytes) -> object:
-    plan = _plan()
+    plan = FetchPlan(DIGEST, len(BLOB), hashes=HASHES)
     client = _client(lambda index, leaf: None if plan.accept_leaf(index, leaf) else "a lie")
     client.on_leaf(data)
     return client._expected[1].failure is None
@@ -347,7 +367,27 @@ def _blob_refused(data: bytes) -> object:
 
 
 def _spread(data: bytes) -> object:
-    return Spread(content.digest_of(BLOB), len(BLOB)).take(b"somebody", data)
+    return Spread(DIGEST, len(BLOB)).take(b"somebody", data) is None
+
+
+def _cut_frames() -> list[bytes]:
+    leaf = encode_frame(Kind.LEAF, bytes(8) + bytes(range(256)) * 4)
+    parts = [*cut(leaf, number=1, bytes_max=400), *cut(leaf, number=2, bytes_max=800)]
+    return [b"".join(parts), b"".join([*parts[:2], *parts[-2:], *parts])]
+
+
+def _parts(data: bytes) -> object:
+    """A stream of frames of which those that are parts are put together, in no more memory than one frame takes."""
+    decoder, joiner, frames = FrameDecoder(), FrameJoiner(), []
+    decoder.feed(data)
+    for kind, body in decoder:
+        if kind == Kind.PART:
+            frame = joiner.take(body)
+            assert len(joiner._parts) <= limits.APPLICATION_FRAME_BYTES_MAX + limits.LEAF_BYTES
+            if frame is not None:
+                assert len(frame[1]) <= FRAME_BYTES_MAX[frame[0]]
+                frames.append(frame)
+    return frames
 
 
 # --- agreement ---------------------------------------------------------------------------------------------------------------
