@@ -44,6 +44,13 @@ HomeFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)]
 LastFlag = Annotated[int, typer.Option("--last", metavar="N", min=1, max=10_000, help="How many, the newest.")]
+BootstrapFlag = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST:PORT", help="A node of the network to join; repeatable.", show_default=False),
+]
+ListenFlag = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where to listen (127.0.0.1:7337).", show_default=False)
+]
 DataFlag = Annotated[
     Path | None, typer.Option(metavar="PATH", help="The text to found a network on.", show_default=False)
 ]
@@ -164,13 +171,8 @@ def start(
     *,
     home: HomeFlag = None,
     name: Annotated[str | None, typer.Option(help="What others see beside the node id.", show_default=False)] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST:PORT", help="A node of the network to join; repeatable.", show_default=False),
-    ] = None,
-    listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen (127.0.0.1:7337).", show_default=False)
-    ] = None,
+    bootstrap: BootstrapFlag = None,
+    listen: ListenFlag = None,
     announce: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where others reach it, if elsewhere.", show_default=False)
     ] = None,
@@ -271,6 +273,18 @@ def status(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     answer = _client(home).status()
     _show(answer, as_json, lambda s: render.status(s, coloured=_coloured()))
     return ExitCode.OK if render.is_well(answer) else ExitCode.UNHEALTHY
+
+
+@app.command(rich_help_panel="Watch")
+def doctor(
+    *, home: HomeFlag = None, bootstrap: BootstrapFlag = None, listen: ListenFlag = None, as_json: JsonFlag = False
+) -> int:
+    """What stands in a node's way, running or not, and what to do; exit code 5 if something is wrong."""
+    from p2pnode.doctor import examine
+
+    report = examine({"home": home, "bootstrap": bootstrap, "listen": listen})
+    _show(report.to_dict() if as_json else report, as_json, lambda r: r.text())
+    return ExitCode.OK if report.is_well else ExitCode.UNHEALTHY
 
 
 @app.command(rich_help_panel="Watch")
