@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 _OURS = b""  # the inbox's name for events that concern no peer
 
 
-class Host(Protocol):
+class Prober(Protocol):
+    """Whoever can shake hands."""
+
+    async def establish(
+        self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool, is_probe: bool = False
+    ) -> Shaken: ...
+
+
+class Host(Prober, Protocol):
     """What dialing back needs of the swarm."""
 
     inbox: Inbox
@@ -43,9 +51,8 @@ class Host(Protocol):
     rng: Random
     bound: Address | None
 
-    async def establish(
-        self, tcp: TcpStream, remote: Address, *, expected: PublicKey | None, is_client: bool, is_probe: bool = False
-    ) -> Shaken: ...
+    def learned_address(self, address: Address) -> None:
+        """Strangers can dial this node there, as it has learned from them."""
 
 
 class DialBack:
@@ -58,6 +65,7 @@ class DialBack:
         self._host = host
         self._changed = trio.Event()
         self._told = Reach(Verdict.UNKNOWN)
+        self._own: Address | None = None
         self._under_way = 0
         self._nursery: trio.Nursery | None = None
 
@@ -126,6 +134,10 @@ class DialBack:
             self._told = reach
             if (reach.verdict, reach.scope, reach.address) != (told.verdict, told.scope, told.address):
                 self._host.inbox.put_nowait(_OURS, ReachabilityChanged(reach))
+        own = self.reachability.own_address()
+        if own is not None and own != self._own:
+            self._own = own
+            self._host.learned_address(own)
 
     async def _serve(self, session: Session, nonce: int, address: Address) -> None:
         try:
@@ -143,7 +155,7 @@ class DialBack:
         return Result.REACHED
 
 
-async def probe(host: Host, address: Address, key: PublicKey) -> None:
+async def probe(host: Prober, address: Address, key: PublicKey) -> None:
     """Whether this very node answers there: all the handshakes, and BYE. Raises DialError where it does not."""
     tcp = await sockets.connect(address)
     remote = sockets.peer_of(tcp.socket)

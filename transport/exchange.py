@@ -43,6 +43,7 @@ class Host(Protocol):
 
     @property
     def chain_id(self) -> ChainId | None: ...
+    def own_address(self) -> Address | None: ...
 
 
 class Exchange:
@@ -83,7 +84,9 @@ class Exchange:
             group, now = netgroup(session.remote), trio.current_time()
             alive = self._answers.of(group, alive, first=self._book.members, now=now)
         told = [record for record in alive if record.key != session.key]
-        return told if len(told) <= count else self._host.rng.sample(told, count)
+        own = self._learned_record()
+        told = told if len(told) <= count else self._host.rng.sample(told, count)
+        return told if own is None else [own, *told][:count]
 
     def learn(self, session: Session, records: Sequence[PeerRecord]) -> None:
         """Take in what a peer told us. A record with a wrong signature proves that it does not check what it relays."""
@@ -141,9 +144,17 @@ class Exchange:
         address = self._announce or self._host.bound
         if address.ip is None or address.is_wildcard:
             address = replace(local, port=self._host.bound.port)
-        if not may_hear(address.scope, scope):
-            return None
+        return self._signed(address) if may_hear(address.scope, scope) else self._learned_record()
+
+    def _learned_record(self) -> PeerRecord | None:
+        """Ours at the address that peers have shown us (reachability.py), which most HELLOs came too early to carry."""
+        learned = self._host.own_address() if self._announce is None else None
+        return None if learned is None else self._signed(learned)
+
+    def _signed(self, address: Address) -> PeerRecord:
         if address not in self._own:
+            if len(self._own) >= limits.OWN_RECORDS_MAX:
+                self._own.clear()
             sequence = int(unix_seconds() * 1000)
             signed = PeerRecord.sign(self._host.identity, self._host.chain_id, sequence=sequence, address=address)
             self._own[address] = signed

@@ -142,6 +142,7 @@ DIAL_BACK_CHECK_SECONDS: Final = 600.0  # afterwards: routers forget, addresses 
 DIAL_BACK_SECONDS_MAX: Final = 15.0  # for one: CONNECT + TLS + HELLO are 13 s
 DIAL_BACK_ANSWERS_MAX: Final = 32  # of the last that were asked; three count
 OWN_ADDRESS_GROUPS_MIN: Final = 2  # netgroups that must see this node at an address; one alone could be one liar
+OWN_RECORDS_MAX: Final = 16  # signed and kept: an address for each interface, and those that peers have shown
 DIAL_BACKS_AT_ONCE: Final = 4  # for others, all together; more are told "not now", and ask somebody else
 DIAL_BACKS_BURST: Final = 3.0  # for one peer, at its own address only, so that a small frame hits nobody else
 DIAL_BACKS_SECONDS: Final = 30.0  # one more for that peer; an honest one asks once a minute at most

@@ -472,6 +472,10 @@ class Swarm:
             self.log.error("handshake crashed", peer=str(remote), error=repr(error), exc_info=True)
             raise DialError(str(remote), DialFailure.CLOSED, "internal error") from error
 
+    def learned_address(self, address: Address) -> None:
+        self.log.info("own address learned", address=str(address))
+        self.exchange.tell()
+
     def not_to_dial(self) -> Collection[bytes]:
         """Who is connected; a member only as long as something is heard from it."""
         return {key for key, s in self._sessions.items() if not (s.is_silent and key in self._admission.members)}

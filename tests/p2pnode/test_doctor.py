@@ -112,7 +112,7 @@ def test_a_disk_needs_room_and_must_not_be_slow(tmp_path: Path, monkeypatch: pyt
     assert check_disk(tmp_path, None).state == ADVICE
     monkeypatch.setattr(doctor, "SPARE_BYTES", 1 << 70)
     assert check_disk(tmp_path, None).state == WRONG
-    monkeypatch.setattr(os, "fdatasync", lambda _: os.stat(tmp_path / "gone"))
+    monkeypatch.setattr(os, "fdatasync", lambda _: (tmp_path / "gone").stat())
     assert check_disk(tmp_path, None).what.endswith("no such file or directory")
 
 
