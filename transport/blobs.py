@@ -6,7 +6,7 @@
     LEAF           id u32 | index u32 | bytes
     BLOB_REFUSED   id u32 | code u8                               in place of (the rest of) an answer
     HELD_WANTED    id u32 | digest 32 | count u32                 answered by one HELD once more than `count` groups are held
-    HELD           id u32 | a bit for each group, the first highest; nothing at all where everything is held
+    HELD           id u32 | held | coming      as many bytes each, a bit for each group, the first highest; nothing where all is held
 
 One task serves one peer, in the order of asking: a peer that asks for much waits for itself. Another tells it what is held by
 now of what is still on its way here. Not here: verifying (transfer.py) and the choice of holders (fetch.py).
@@ -81,16 +81,17 @@ def encode_held(held: Held) -> bytes:
     """The bits in bytes: the first group is the highest bit of the first byte."""
     if held.is_whole:
         return b""
-    size = max(1, (held.groups.bit_length() + 7) // 8)
-    return bytes(_REVERSED[byte] for byte in held.groups.to_bytes(size, "little"))
+    size = max(1, ((held.groups | held.coming).bit_length() + 7) // 8)
+    return b"".join(bits.to_bytes(size, "little").translate(_REVERSED) for bits in (held.groups, held.coming))
 
 
 def decode_held(bits: Buffer) -> Held:
     """Any bytes are holdings; what lies beyond a blob's end is for its plan to ignore."""
     if not len(bits):
         return WHOLE
-    groups = int.from_bytes(bytes(bits).translate(_REVERSED), "little")
-    return Held(groups, groups.bit_count())
+    turned, half = bytes(bits).translate(_REVERSED), len(bits) // 2
+    groups, coming = int.from_bytes(turned[:half], "little"), int.from_bytes(turned[half:], "little")
+    return Held(groups, groups.bit_count(), coming)
 
 
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -148,7 +149,7 @@ class BlobClient:
             yield expected
 
     def on_held(self, body: bytes) -> None:
-        if len(body) < _ID.size:
+        if len(body) < _ID.size or len(body) % 2:
             raise Malformed(f"holdings in {len(body)} bytes")
         self._arrived(_ID.unpack_from(body)[0], 0, memoryview(body)[_ID.size :])
 

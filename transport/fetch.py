@@ -56,6 +56,7 @@ class _Source:
     stretch_began: float
     stretch_bytes: int = 0
     range_seconds: float | None = None
+    in_flight: int = 0  # requests for leaves
     owed: set[Expected] = field(default_factory=set)
     failure: str | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -105,15 +106,14 @@ class Fetch:
         self._changed = trio.Event()
         self._sharing: Sharing | None = None
         self._shared: Shared | None = None
-        self._me = b""
 
     def share(self, sharing: Sharing, read: Read, *, me: bytes) -> Shared | None:
         """Serve what has come to others who fetch it; None where another fetch does that already. Said before `run`."""
         shared = Shared(read, on_fellow=self._met, hashes=self._plan.hashes, held=self._plan.held())
         if not sharing.begin(self._plan.digest, shared):
             return None
-        self._sharing, self._shared, self._me = sharing, shared, me
-        self._plan.begin_at(me, ())
+        self._sharing, self._shared = sharing, shared
+        self._plan.share(me)
         return shared
 
     @property
@@ -121,12 +121,11 @@ class Fetch:
         """Who fetches the same."""
         return () if self._shared is None else tuple(self._shared.fellows)
 
-    def _met(self) -> None:
+    def _met(self, key: PublicKey) -> None:
         """Another fellow: it holds something, or soon will."""
-        self._plan.begin_at(self._me, self.fellows)
-        for key in self.fellows:
-            if self._failed.get(key) == NOT_HELD:
-                del self._failed[key]
+        self._plan.met(key)
+        if self._failed.get(key) == NOT_HELD:
+            del self._failed[key]
         self._fire()
 
     def _grew(self) -> None:
@@ -171,6 +170,11 @@ class Fetch:
             if source.owed and now >= source.heard_at + limits.HOLDER_SECONDS_MAX:
                 for expected in tuple(source.owed):
                     expected.fail(f"fell silent for {limits.HOLDER_SECONDS_MAX:g} s")
+        if not any(each.owed for each in self._active.values()):
+            for source in self._active.values():
+                if now >= source.heard_at + limits.FELLOW_SECONDS_MAX:
+                    source.failure = source.failure or f"had nothing more for {limits.FELLOW_SECONDS_MAX:g} s"
+                    source.scope.cancel()
 
     def _fire(self) -> None:
         self._changed.set()
@@ -237,12 +241,9 @@ class Fetch:
                     await self._many_hashes(source)
                 else:
                     await nursery.start(self._few_hashes, source)
-            requests = limits.REQUESTS_PER_HOLDER
             if self._plan.is_shared:
                 nursery.start_soon(self._follow, source)
-                requests *= 2 if self._plan.group_leaves < limits.LEAVES_PER_REQUEST else 1
-            for _ in range(requests):
-                nursery.start_soon(self._leaves_in_turn, source)
+            await self._leaves_in_turn(source, nursery)
 
     async def _follow(self, source: _Source) -> None:
         """Ask what it holds, until that is everything."""
@@ -265,6 +266,7 @@ class Fetch:
             if not said.is_whole and self._shared is not None:
                 self._shared.met(key)
             if self._plan.holds(key, said):
+                source.heard_at = trio.current_time()
                 self._fire()
 
     # --- hashes -------------------------------------------------------------------------------------------------------
@@ -305,25 +307,40 @@ class Fetch:
 
     # --- leaves -------------------------------------------------------------------------------------------------------
 
-    async def _leaves_in_turn(self, source: _Source) -> None:
-        """One of the requests in flight: range after range until all is here."""
+    async def _leaves_in_turn(self, source: _Source, nursery: trio.Nursery) -> None:
+        """Request after request, several in flight, until all is here."""
         plan, key = self._plan, source.holder.key
         while not plan.is_done:
-            patience = source.patience_seconds
-            now = trio.current_time()
-            wanted = plan.take(key, now=now, patience_seconds=patience)
-            if wanted is None:
-                changed, overdue_at = self._changed, plan.overdue_at(key, patience_seconds=patience)
-                with trio.move_on_at(trio.current_time() + 3600 if overdue_at is None else overdue_at):
-                    await changed.wait()
+            now, patience = trio.current_time(), source.patience_seconds
+            has_room = source.in_flight < self._requests(source)
+            wanted = plan.take(key, now=now, patience_seconds=patience) if has_room else None
+            if wanted is not None:
+                source.in_flight += 1
+                nursery.start_soon(self._request, source, wanted)
                 continue
-            try:
-                await self._leaves(source, wanted)
-                source.took(trio.current_time() - now)
-            finally:
-                plan.give_back(wanted, key)
-                if plan.is_done or plan.has_work:
-                    self._fire()
+            changed = self._changed
+            overdue_at = plan.overdue_at(key, patience_seconds=patience) if has_room else None
+            with trio.move_on_at(now + 3600 if overdue_at is None else overdue_at):
+                await changed.wait()
+
+    def _requests(self, source: _Source) -> int:
+        """How many at once. Of a blob that others fetch too, no more than it takes: what is asked of one could come from another."""
+        if not self._plan.is_shared:
+            return limits.REQUESTS_PER_HOLDER
+        most = limits.REQUESTS_PER_HOLDER * (1 if self._plan.group_leaves == limits.LEAVES_PER_REQUEST else 2)
+        if source.range_seconds is None:
+            return limits.REQUESTS_MIN
+        return max(limits.REQUESTS_MIN, min(most, int(most * limits.FLIGHT_SECONDS / max(source.range_seconds, 1e-3))))
+
+    async def _request(self, source: _Source, wanted: Range) -> None:
+        began = trio.current_time()
+        try:
+            await self._leaves(source, wanted)
+            source.took(trio.current_time() - began)
+        finally:
+            source.in_flight -= 1
+            self._plan.give_back(wanted, source.holder.key)
+            self._fire()
 
     async def _leaves(self, source: _Source, wanted: Range) -> None:
         """Ask for a range; each leaf is checked, and what is true goes to the sink."""

@@ -81,7 +81,7 @@ FRAME_BYTES_MAX: Final[dict[int, int]] = {
     Kind.LEAF: 8 + LEAF_BYTES,
     Kind.BLOB_REFUSED: 5,
     Kind.HELD_WANTED: 40,
-    Kind.HELD: 4 + BLOB_BYTES_MAX // LEAF_BYTES // LEAVES_PER_REQUEST // 8,
+    Kind.HELD: 4 + 2 * (BLOB_BYTES_MAX // LEAF_BYTES // LEAVES_PER_REQUEST // 8),
     **dict.fromkeys(range(APPLICATION_KIND_MIN, 0x100), APPLICATION_FRAME_BYTES_MAX),
 }
 

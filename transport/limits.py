@@ -91,6 +91,10 @@ ANSWER_BYTES_FREE_MIN: Final = (
     4 * KIB
 )  # shorter answers count as well: an unasked one costs nothing but our time, and 10 bytes
 FRAMES_PER_TURN_MAX: Final = 64  # taken from one peer before others get their turn: a few milliseconds of signatures
+STRANGERS_FRAMES_PER_SECOND: Final = (
+    2000.0  # of all who are no members together: an eighth of a core of signature checks
+)
+STRANGERS_FRAMES_BURST: Final = 20000.0  # who does not know the members yet takes the members' frames from it as well
 FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catches up at once
 
 # --- Requests -------------------------------------------------------------------------------------------------------

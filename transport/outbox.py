@@ -141,7 +141,8 @@ class Outbox:
     def _take_piece(self) -> list[Buffer]:
         """What was booked."""
         assert self._booked is not None
-        left, taken = self._booked[1], []
+        left = self._booked[1]
+        taken: list[Buffer] = []
         while left > 0:
             pieces, length = self._bulk.popleft()
             taken += pieces

@@ -49,6 +49,7 @@ class Host(Protocol):
     handler: RequestHandler
     exchange: Exchange
     dialback: DialBack
+    pacer: Pacer
 
     @property
     def chain_id(self) -> ChainId | None: ...

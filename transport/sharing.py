@@ -39,17 +39,21 @@ def group_leaves(leaf_count: int) -> int:
     """How many leaves are told, and asked for, together: few where a blob has few, so that all receivers have something to give."""
     size = limits.LEAVES_PER_REQUEST
     if leaf_count >= limits.SHARED_LEAVES_MIN:
-        while size > 1 and leaf_count < size * limits.SHARED_LEAVES_MIN:
+        while size > 1 and leaf_count < size * limits.GROUPS_MIN:
             size //= 2
     return size
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What somebody holds of a blob: so many groups, those whose bits are set, the first group lowest; or everything."""
+    """What somebody holds of a blob: so many groups, those whose bits are set, the first group lowest; or everything.
+
+    `coming`: groups that it has asked a holder of everything for, so that others need not.
+    """
 
     groups: int = 0
     count: int = 0
+    coming: int = 0
     is_whole: bool = False
 
 
@@ -61,7 +65,7 @@ class Shared:
     """One blob on its way. `read` gives leaves that are held."""
 
     read: Read
-    on_fellow: Callable[[], None]
+    on_fellow: Callable[[PublicKey], None]
     hashes: Sequence[bytes] | None = None
     held: Held = field(default_factory=Held)
     fellows: dict[PublicKey, None] = field(default_factory=dict)  # in the order of asking
@@ -70,7 +74,7 @@ class Shared:
         """It fetches the same."""
         if key not in self.fellows and len(self.fellows) < limits.FELLOWS_MAX:
             self.fellows[key] = None
-            self.on_fellow()
+            self.on_fellow(key)
 
 
 class Sharing:

@@ -44,9 +44,10 @@ from transport.machine import random_bytes
 from transport.pacing import Pacer
 from transport.peerbook import PeerBook
 from transport.reachability import Reach
+from transport.ratelimit import TokenBucket
 from transport.requests import RequestHandler
 from transport.session import Session
-from transport.sharing import BlobSource, Read, Shared, Sharing
+from transport.sharing import BlobSource, Read, Sharing
 from transport.statement import ChainId
 from transport.tcp import TcpListener, TcpStream
 from transport.tls import TlsPeer, tls_identity
@@ -100,6 +101,9 @@ class Swarm:
         self._links: frozenset[bytes] | None = None
         self._refused = 0
         self._traffic = Traffic()
+        self._strangers = TokenBucket(
+            per_second=limits.STRANGERS_FRAMES_PER_SECOND, burst=limits.STRANGERS_FRAMES_BURST, now=0.0
+        )
         self._nursery: trio.Nursery | None = None
 
     # --- The node's calls -------------------------------------------------------------------------------------------
@@ -204,7 +208,9 @@ class Swarm:
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
         fetch = Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log)
-        shared = None if read is None or not plan.is_shared else fetch.share(self.blobs, read, me=self.identity.public_key)
+        shared = (
+            None if read is None or not plan.is_shared else fetch.share(self.blobs, read, me=self.identity.public_key)
+        )
         try:
             await fetch.run()
         finally:
@@ -383,7 +389,7 @@ class Swarm:
             is_new = True
         else:
             is_new = False
-        connection = Connection(shaken, session.outbox, self._traffic)
+        connection = Connection(shaken, session.outbox, self._traffic, shared=partial(self._share_of, shaken.key))
         self._choose(session, connection)
         self.exchange.take_record(session, shaken)
         self.dialback.met(session, shaken)
@@ -394,6 +400,10 @@ class Swarm:
             self.exchange.tell()
         self.dialer.wake()
         return connection
+
+    def _share_of(self, key: PublicKey) -> TokenBucket | None:
+        """What all strangers together may send: keys are free, so a share for each bounds nothing."""
+        return None if key in self._admission.members else self._strangers
 
     def _choose(self, session: Session, new: Connection) -> None:
         """Of two connections to one peer the one that the lower node id dialed stays (docs/wire-format.md, 3).

@@ -78,7 +78,12 @@ class FetchPlan:
         self._common: deque[int] = deque()  # those of them that a fellow holds
         self._copies: Counter[int] = Counter()  # fellows that hold a group
         self._held: dict[bytes, int] = {}  # of each fellow, the groups that it holds, as bits
-        self._offers: dict[bytes, deque[int]] = {}  # of each fellow that does not hold everything
+        self._coming: dict[bytes, int] = {}  # and those that it is about to have
+        self._claims: Counter[int] = Counter()  # fellows that are about to have a group
+        self._offers: dict[bytes, deque[int]] = {}  # of each holder that does not hold everything
+        self._me = b""
+        self._fellows: set[bytes] = set()
+        self._section = range(self._groups)  # ours to ask for
 
     @property
     def is_done(self) -> bool:
@@ -98,60 +103,104 @@ class FetchPlan:
         """What is here of it, in whole groups."""
         if not self._missing:
             return WHOLE
-        return Held(self._own, self._groups - len(self._lacking))
+        coming = 0
+        for wanted, asked in self._asked.items():
+            if not asked.askers.issubset(self._offers):
+                coming |= 1 << wanted.first // self.group_leaves
+        return Held(self._own, self._groups - len(self._lacking), coming & ~self._own)
 
     # --- who has what -------------------------------------------------------------------------------------------------
 
-    def begin_at(self, me: bytes, fellows: Iterable[bytes]) -> None:
+    def share(self, me: bytes) -> None:
+        """Others may fetch it, too: this is how we are called among them."""
+        self._me = me
+        self._place()
+
+    def met(self, fellow: bytes) -> None:
+        """It fetches the same."""
+        if self._me and fellow not in self._fellows:
+            self._fellows.add(fellow)
+            self._place()
+
+    def _place(self) -> None:
         """Ask for our section first, and then for what lies before it: whoever has that section works towards us."""
-        keys = sorted({me, *fellows})
-        if (
-            len(keys) == 1
-        ):  # nobody is known: anywhere, so that those who begin at the same time do not ask for the same
-            place = int.from_bytes(hashlib.sha256(self.digest + me).digest()[:8], "big") % max(1, self._groups)
+        if len(keys := sorted({self._me, *self._fellows})) == 1:
+            # Nobody is known: begin anywhere, so that those who begin at the same time do not ask for the same.
+            place = int.from_bytes(hashlib.sha256(self.digest + self._me).digest()[:8], "big") % max(1, self._groups)
             order = [*range(place, self._groups), *range(place)]
+            self._section = range(self._groups)
         else:
-            rank = keys.index(me)
+            rank = keys.index(self._me)
             first, end = rank * self._groups // len(keys), (rank + 1) * self._groups // len(keys)
             order = [*range(first, end), *range(first - 1, -1, -1), *range(self._groups - 1, end - 1, -1)]
+            self._section = range(first, end)
         self._rare = deque(group for group in order if group in self._unasked)
         self._common.clear()
 
     def holds(self, holder: bytes, held: Held) -> bool:
         """This is what a fellow holds by now; whether there is something new in it."""
         if held.is_whole:
+            self._leave(holder)
+            self._claim(holder, 0)
             return self._offers.pop(holder, None) is not None
         offers = self._offers.setdefault(holder, deque())
         before = self._held.get(holder, 0)
-        new = held.groups & ((1 << self._groups) - 1) & ~before
+        everything = (1 << self._groups) - 1
+        new = held.groups & everything & ~before
         self._held[holder] = before | new
+        self._claim(holder, held.coming & everything)
         for group in _bits(new):
             self._copies[group] += 1
             if group in self._unasked:
                 offers.append(group)
         return bool(new)
 
+    def _claim(self, holder: bytes, coming: int) -> None:
+        before = self._coming.get(holder, 0)
+        self._coming[holder] = coming
+        self._claims.update(_bits(coming & ~before))
+        self._claims.subtract(_bits(before & ~coming))
+
     def lost(self, holder: bytes) -> None:
-        """A fellow is asked no more: what it held counts as rare again."""
+        """It is asked no more: what it held counts as rare again."""
+        self._leave(holder)
         self._offers.pop(holder, None)
+        self._claim(holder, 0)
         for group in _bits(self._held.pop(holder, 0)):
             self._copies[group] -= 1
             if group in self._unasked and not self._copies[group]:
                 self._rare.append(group)
 
+    def _leave(self, fellow: bytes) -> None:
+        if fellow in self._fellows:
+            self._fellows.remove(fellow)
+            self._place()
+
     def _pick(self, asker: bytes) -> int | None:
         """The group to ask for next."""
-        queues = (self._rare, self._common) if asker not in self._offers else (self._offers[asker],)
-        for queue in queues:
-            while queue:
-                group = queue[0]
-                if group not in self._unasked:
-                    queue.popleft()
-                elif queue is self._rare and self._copies[group]:
-                    self._common.append(queue.popleft())
-                else:
-                    return group
-        return None
+        if asker in self._offers:
+            return self._first(self._offers[asker])
+        while (group := self._first(self._rare)) is not None and (self._copies[group] or self._claims[group]):
+            self._common.append(self._rare.popleft())
+        if group is None:
+            group = self._first(self._common)
+            is_ours = False
+        else:
+            is_ours = group in self._section
+        # One at a time of what others are to ask for, or hold: by then they may have it, and the source is spared.
+        return group if group is None or is_ours or not self._asked_for_others(asker) else None
+
+    def _first(self, queue: deque[int]) -> int | None:
+        while queue and queue[0] not in self._unasked:
+            queue.popleft()
+        return queue[0] if queue else None
+
+    def _asked_for_others(self, asker: bytes) -> bool:
+        for wanted, asked in self._asked.items():
+            group = wanted.first // self.group_leaves
+            if asker in asked.askers and (group not in self._section or self._copies[group] or self._claims[group]):
+                return True
+        return False
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -174,7 +223,7 @@ class FetchPlan:
                 del self._unasked[group]
             self._asked[wanted] = _Asked(now, {asker})
             return wanted
-        overdue = self._others(asker)
+        overdue = self._others(asker) if not self._unasked else ()
         if not overdue or self._asked[overdue[0]].since + patience_seconds > now:
             return None
         self._asked[overdue[0]].askers.add(asker)
@@ -182,7 +231,7 @@ class FetchPlan:
 
     def overdue_at(self, asker: bytes, *, patience_seconds: float) -> float | None:
         """When `take` will have something for `asker`, if nothing changes until then."""
-        others = self._others(asker)
+        others = self._others(asker) if not self._unasked else ()
         return self._asked[others[0]].since + patience_seconds if others else None
 
     def give_back(self, wanted: Range, asker: bytes) -> None:

@@ -9,12 +9,15 @@ Rules for editing: every number comes from the injected generator, in the order 
 """
 
 import errno
+import math
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
+
+from transport.limits import UNSENT_BYTES_MAX
 
 WINDOW_BYTES = 1 << 20  # sent and not yet read; beyond it the sender waits
 RESEND_SECONDS = 0.2  # TCP's first wait for an acknowledgement; doubled each time
@@ -25,19 +28,42 @@ _NEVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What every path is like. ``spread``: how far a delay may exceed the shortest one, as a factor of it."""
+    """What every path is like. ``spread``: how far a delay may exceed the shortest one, as a factor of it.
+
+    ``uplink_bytes_per_second``: of each host, all of its paths together; where it is finite, no socket has more than
+    ``UNSENT_BYTES_MAX`` waiting for it.
+    """
 
     delay_seconds: float = 0.02
     spread: float = 0.5
     bytes_per_second: float = 12.5e6
+    uplink_bytes_per_second: float = math.inf
+
+
+class _Uplink:
+    """What leaves a host leaves it one after the other."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._free_at = -math.inf
+
+    def left(self, count: int, now: float) -> float:
+        """When bytes that are sent now have left."""
+        self._free_at = max(now, self._free_at) + count / self._bytes_per_second
+        return self._free_at
+
+    def room_at(self) -> float:
+        """When a socket takes more."""
+        return self._free_at - UNSENT_BYTES_MAX / self._bytes_per_second
 
 
 class _Path:
     """From one host to another; the way back is a path of its own."""
 
-    def __init__(self, rng: random.Random, weather: Weather) -> None:
+    def __init__(self, rng: random.Random, weather: Weather, uplink: _Uplink) -> None:
         self._rng = rng
         self._weather = weather
+        self.uplink = uplink
         self._free_at = 0.0
         self.blocked = False
         self.ends: dict[int, Stream] = {}  # those that receive by it
@@ -47,7 +73,7 @@ class _Path:
 
     def arrival(self, count: int, now: float) -> float:
         """When bytes that are sent now have arrived; they queue behind what is on its way out."""
-        self._free_at = max(now, self._free_at) + count / self._weather.bytes_per_second
+        self._free_at = max(self.uplink.left(count, now), self._free_at) + count / self._weather.bytes_per_second
         return self._free_at + self.delay()
 
 
@@ -94,6 +120,9 @@ class Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
         while self.other._waiting_bytes > WINDOW_BYTES and not (self._closed or self._is_reset()):
             with trio.move_on_at(self._reset_at or _NEVER):
+                await self._changed.wait()
+        while self._out.uplink.room_at() > trio.current_time() and not (self._closed or self._is_reset()):
+            with trio.move_on_at(self._out.uplink.room_at()):
                 await self._changed.wait()
         if self._closed:
             raise trio.ClosedResourceError
@@ -245,6 +274,7 @@ class Network:
         self._rng = rng
         self._weather = weather
         self._paths: dict[tuple[str, str], _Path] = {}
+        self._uplinks: dict[str, _Uplink] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._streams: dict[int, Stream] = {}
         self._off: dict[str, None] = {}
@@ -340,7 +370,9 @@ class Network:
 
     def _path(self, source: str, target: str) -> _Path:
         if (source, target) not in self._paths:
-            self._paths[source, target] = _Path(self._rng, self._weather)
+            if source not in self._uplinks:
+                self._uplinks[source] = _Uplink(self._weather.uplink_bytes_per_second)
+            self._paths[source, target] = _Path(self._rng, self._weather, self._uplinks[source])
         return self._paths[source, target]
 
     def _stream(self, names: _Names, out: _Path) -> Stream:

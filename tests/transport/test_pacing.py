@@ -75,7 +75,8 @@ async def test_bulk_keeps_to_the_budget_and_peers_share_it(autojump_clock: trio.
 
 
 async def test_a_vote_never_waits_for_the_budget(autojump_clock: trio.testing.MockClock) -> None:
-    outbox, written = Outbox(Pacer(MBIT)), []
+    outbox = Outbox(Pacer(MBIT))
+    written: list[tuple[float, bytes]] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write, outbox, written)
         for _ in range(5):

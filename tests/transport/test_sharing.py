@@ -1,0 +1,210 @@
+"""Receivers of one blob help one another: whole swarms with real TLS, in virtual time, where the uplinks are the bottleneck."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from p2pnode.simulation.streams import Listener, Network, Stream, Weather
+from tests.transport.net import CHAIN, RecordingLog, Signal, echo
+from transport import limits
+from transport.address import Address
+from transport.blobs import MemoryBlobs, decode_held, encode_held
+from transport.content import digest_of
+from transport.errors import RequestFailed
+from transport.identity import Identity, PublicKey
+from transport.machine import MACHINE, Machine
+from transport.peerbook import PeerBook
+from transport.sharing import WHOLE, Held, group_leaves
+from transport.swarm import Swarm
+
+MBIT = 125_000.0
+UPLINK = 20 * MBIT
+PORT = 7000
+MIB = 1 << 20
+
+
+class Host(Machine):
+    """One address of a simulated network; what would run in a thread runs at once."""
+
+    def __init__(self, network: Network, name: str) -> None:
+        self._network = network
+        self._name = name
+        self._rng = random.Random(name)
+
+    async def listen(self, host: str, port: int) -> list[Listener]:  # type: ignore[override]
+        return [await self._network.listen(host, port)]
+
+    async def connect(self, host: str, port: int) -> Stream:  # type: ignore[override]
+        return await self._network.connect(self._name, (host, port))
+
+    async def in_thread(self, call: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return call(*args)
+
+    def unix_seconds(self) -> float:
+        return 1.8e9 + trio.current_time()
+
+
+class Place:
+    """One swarm."""
+
+    def __init__(self, number: int, network: Network, first: "Place | None", upload: float) -> None:
+        self.name = f"10.0.{number}.1"
+        self.machine = Host(network, self.name)
+        self.blobs = MemoryBlobs()
+        self.identity = Identity(bytes((number + 1,)) * 32)
+        self.log = RecordingLog(Signal())
+        self.fetched_at = 0.0
+        self._first = first
+        self._upload = upload
+
+    @property
+    def key(self) -> PublicKey:
+        return self.identity.public_key
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        MACHINE.set(self.machine)
+        self.swarm = Swarm(
+            identity=self.identity,
+            listen=Address(self.name, PORT),
+            listen_fallback=False,
+            announce=None,
+            bootstrap=[] if self._first is None else [Address(self._first.name, PORT)],
+            book=PeerBook(),
+            chain_id=CHAIN,
+            handler=echo,
+            blobs=self.blobs,
+            log=self.log,
+            upload_bytes_per_second=self._upload,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.swarm.run)
+            nursery.start_soon(self._drain)
+            task_status.started()
+
+    async def _drain(self) -> None:
+        async for _ in self.swarm.events:
+            pass
+
+    async def fetch(self, data: bytes, holder: "Place") -> None:
+        def order() -> list[bytes]:
+            return [holder.key, *(peer.key for peer in self.swarm.peers() if peer.key != holder.key)]
+
+        assert await self.swarm.fetch_bytes(digest_of(data), len(data), holders=order) == data
+        self.fetched_at = trio.current_time()
+
+    @property
+    def sent(self) -> int:
+        return self.swarm.statistics().bytes_sent
+
+
+@asynccontextmanager
+async def places(count: int, *, upload: float = float("inf"), uplink: float = UPLINK) -> AsyncIterator[list[Place]]:
+    """All connected with all."""
+    network = Network(random.Random(4), Weather(delay_seconds=0.01, spread=0.2, uplink_bytes_per_second=uplink))
+    async with trio.open_nursery() as nursery:
+        found: list[Place] = []
+        for number in range(count):
+            found.append(Place(number, network, found[0] if found else None, upload))
+            await nursery.start(found[-1].run)
+        members = [place.key for place in found]
+        for place in found:
+            place.swarm.members(members)
+        with trio.fail_after(60):
+            while any(len(place.swarm.peers()) < count - 1 for place in found):
+                await trio.sleep(0.5)
+        await trio.sleep(2.0)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def together(data: bytes, source: Place, receivers: list[Place]) -> float:
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for place in receivers:
+            nursery.start_soon(place.fetch, data, source)
+    return max(place.fetched_at for place in receivers) - began
+
+
+@pytest.mark.parametrize("mebibytes", [4, pytest.param(16, marks=pytest.mark.long)])
+async def test_eight_receivers_take_less_than_twice_the_time_of_one(
+    autojump_clock: trio.testing.MockClock, mebibytes: int
+) -> None:
+    first, second = random.Random(1).randbytes(mebibytes * MIB), random.Random(2).randbytes(mebibytes * MIB)
+    async with places(9) as (source, *receivers):
+        for data in (first, second):
+            source.blobs.add(data)
+        alone = await together(first, source, receivers[:1])
+        await trio.sleep(10.0)
+        before = source.sent
+        eight = await together(second, source, receivers)
+        copies = (source.sent - before) / len(second)
+    print(
+        f"{mebibytes} MiB: one {alone:.2f} s, eight {eight:.2f} s, ratio {eight / alone:.2f}; {copies:.2f} copies sent by the source"
+    )
+    assert eight <= 2.0 * alone
+    assert copies < 2.0
+
+
+async def test_a_budget_is_kept_and_a_vote_does_not_wait_while_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    data, budget = random.Random(3).randbytes(2 * MIB), 10 * MBIT
+    async with places(3, upload=budget) as (source, *receivers):
+        source.blobs.add(data)
+        before, waits = source.sent, []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receivers[0].fetch, data, source)
+            while not receivers[0].fetched_at:
+                connection = source.swarm._sessions[receivers[0].key].active
+                assert connection is not None
+                asked = trio.current_time()
+                assert await connection.answers(5.0)
+                waits.append(trio.current_time() - asked)
+                await trio.sleep(0.05)
+            began = trio.current_time()
+        assert source.sent - before <= budget * began
+    seconds = (receivers[0].fetched_at, max(waits))
+    assert max(waits) < 0.024 + 0.024 + limits.PIECE_SECONDS, seconds
+
+
+async def test_who_comes_later_and_reaches_no_source_gets_it_from_who_still_fetches(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    data = random.Random(5).randbytes(6 * MIB)
+    async with places(3) as (source, first, second):
+        source.blobs.add(data)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.fetch, data, source)
+            await trio.sleep(1.0)
+            assert not first.fetched_at
+            await second.fetch(data, first)
+        assert second.fetched_at
+
+
+async def test_fellows_whose_source_is_gone_give_up(autojump_clock: trio.testing.MockClock) -> None:
+    data = random.Random(6).randbytes(6 * MIB)
+    async with places(3) as (source, first, second):
+        source.blobs.add(data)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first.fetch, data, source)
+                nursery.start_soon(second.fetch, data, source)
+                await trio.sleep(1.0)
+                source.blobs.remove(digest_of(data))
+        assert caught.group_contains(RequestFailed)
+
+
+def test_long_blobs_are_told_in_many_groups_and_short_ones_as_ever() -> None:
+    assert [group_leaves(count) for count in (1, 63, 64, 255, 256, 512, 1024, 1 << 21)] == [8, 8, 1, 1, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize("held", [WHOLE, Held(), Held(0b1011, 3), Held(1 << 20, 1, 0b110)])
+def test_holdings_say_the_same_at_the_other_end(held: Held) -> None:
+    assert decode_held(encode_held(held)) == held
+
+
+def test_the_first_group_is_the_highest_bit() -> None:
+    assert encode_held(Held(0b1, 1, 0b100)) == bytes((0x80, 0x20))
