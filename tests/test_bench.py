@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from p2pnode.bench import link, scale
+from p2pnode.bench import link, meeting, scale
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
@@ -163,3 +163,15 @@ def test_every_kind_of_frame_belongs_to_a_group():
     received = {int(Kind.PING): KindTraffic(2, 26), 0x80: KindTraffic(1, 60), int(Kind.ENVELOPE): KindTraffic(3, 700)}
     counted = scale.count([received, received], connections=2)
     assert counted.frames == {"alive": 4, "agreement": 8} and counted.bytes == {"alive": 52, "agreement": 1520}
+
+
+async def test_nodes_shake_hands_and_find_one_another_on_real_sockets():
+    spent = await meeting.handshakes(3)
+    assert spent["processor_seconds"] > 0 and 0 < spent["seconds"] < SECONDS_MAX
+    found = await meeting.discovery(4)
+    assert 0 < found["known_seconds"] <= found["connected_seconds"] < SECONDS_MAX
+    figures = {"seconds": 0.004, "processor_seconds": 0.003, "per_second": 250.0}
+    result = {"handshakes": figures, "discovery": [{"nodes": 4, **found}]}
+    assert "250 a second, 3.00 ms of processor time each" in meeting.text(result)
+    beside = {**result, "libp2p": {"version": "0.4", **figures}, "ratios": [0.5, 1.0, 2.0]}
+    assert "0.50, 1.00, 2.00; median 1.00" in meeting.text(beside)

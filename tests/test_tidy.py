@@ -66,6 +66,7 @@ TESTED_OTHERWISE = {
     "p2pnode/bench/quick.py": "test_bench.py runs nodes without training",
     "p2pnode/bench/rival.py": "scripts/bench round --hivemind, where hivemind is installed",
     "p2pnode/bench/hivemind_peers.py": "the same",
+    "p2pnode/bench/libp2p_peers.py": "scripts/bench meeting --libp2p, where libp2p is installed",
 }
 
 # In every file that git tracks: a place on one machine, or the address of a package server.

@@ -6,6 +6,7 @@
     sync [--mbit N]                                         what a joiner gets, against a plain TLS stream; on a link of N Mbit/s
     lag                                                     how late the event loop runs beside training
     network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
+    meeting [--libp2p PYTHON]                               handshakes and discovery on the sockets of this machine
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
 """
@@ -23,7 +24,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, link, scale, sync
+from p2pnode.bench import agreement, figures, link, meeting, scale, sync
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -85,7 +86,9 @@ def _parse() -> argparse.Namespace:
     joining.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
     growing = commands.add_parser("network", help="how a network grows, in virtual time")
     growing.add_argument("--nodes", type=int, nargs="+", default=list(scale.SIZES), metavar="N")
-    for command in (one, votes, lag, joining, growing):
+    strangers = commands.add_parser("meeting", help="handshakes and discovery on this machine's sockets")
+    strangers.add_argument("--libp2p", type=Path, metavar="PYTHON", help="interpreter of an environment with libp2p")
+    for command in (one, votes, lag, joining, growing, strangers):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -190,6 +193,12 @@ async def _sync(given: argparse.Namespace) -> list[Json]:
 
 async def _network(given: argparse.Namespace) -> list[Json]:
     return [_shown(given, scale.grow(given.nodes, _say), scale.text)]
+
+
+async def _meeting(given: argparse.Namespace) -> list[Json]:
+    if given.libp2p is None:
+        _say("py-libp2p: not measured (give --libp2p the interpreter of an environment that has it)")
+    return [_shown(given, await meeting.measure(libp2p=given.libp2p, say=_say), meeting.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------
