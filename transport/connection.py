@@ -64,7 +64,15 @@ class Shaken:
 
 
 class Connection:
-    def __init__(self, shaken: Shaken, outbox: Outbox, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        shaken: Shaken,
+        outbox: Outbox,
+        traffic: Traffic,
+        *,
+        shared: Callable[[], TokenBucket | None] = lambda: None,
+    ) -> None:
+        """`shared` is what this peer's frames are taken from besides its own share, where it is a stranger."""
         self.shaken = shaken
         self.name = f"{short_id(shaken.key)}@{shaken.remote}"
         self.fault: RemoteFault | None = None
@@ -75,6 +83,7 @@ class Connection:
         self._outbox = outbox
         self._traffic = traffic
         self._scope = trio.CancelScope()
+        self._shared = shared
         self._bucket = TokenBucket(
             per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
         )
@@ -174,7 +183,10 @@ class Connection:
 
     async def _throttle(self) -> None:
         """A peer that pushes faster than its share is read more slowly; it is not punished."""
-        wait_seconds = self._bucket.charge(trio.current_time())
+        now = trio.current_time()
+        wait_seconds = self._bucket.charge(now)
+        if (shared := self._shared()) is not None:
+            wait_seconds = max(wait_seconds, shared.charge(now))
         if wait_seconds > 0.0:
             await trio.sleep(wait_seconds)
 

@@ -43,8 +43,8 @@ from transport.log import Log
 from transport.machine import random_bytes
 from transport.pacing import Pacer
 from transport.peerbook import PeerBook
-from transport.reachability import Reach
 from transport.ratelimit import TokenBucket
+from transport.reachability import Reach
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.sharing import BlobSource, Read, Sharing

@@ -1,6 +1,7 @@
 """Peers that shake hands properly and then break rules: they lose their connection, and nobody else loses anything."""
 
 import struct
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from transport.log import Log
 from transport.outbox import Outbox
 from transport.peerbook import PeerRecord
 from transport.pex import encode_response
+from transport.ratelimit import TokenBucket
 from transport.session import Host, Session
 from transport.statement import make_statement
 
@@ -215,7 +217,9 @@ async def ignore(kind: int, body: bytes) -> None:
     """A node that has no use for any frame."""
 
 
-async def connect(nursery: trio.Nursery) -> tuple[Line, Outbox]:
+async def connect(
+    nursery: trio.Nursery, *, shared: Callable[[], TokenBucket | None] = lambda: None
+) -> tuple[Line, Outbox]:
     left, right = trio.testing.memory_stream_pair()
     ends: list[trio.abc.Stream] = []
 
@@ -226,7 +230,7 @@ async def connect(nursery: trio.Nursery) -> tuple[Line, Outbox]:
         setup.start_soon(far)
         shaken = await establish(left, introduction(Identity.generate()), is_client=False)
     outbox = Outbox()
-    line = Line(left.send_stream, ends[0], Connection(shaken, outbox, Traffic()))
+    line = Line(left.send_stream, ends[0], Connection(shaken, outbox, Traffic(), shared=shared))
     nursery.start_soon(line.run)
     return line, outbox
 
@@ -329,6 +333,41 @@ async def test_small_frames_have_a_rate_and_large_answers_have_none(
         await count.all.wait()
         assert trio.current_time() - started == pytest.approx(seconds, abs=0.1)
         nursery.cancel_scope.cancel()
+
+
+async def test_strangers_share_what_they_may_send_and_members_do_not(autojump_clock: trio.testing.MockClock) -> None:
+    """Keys are free: ten that flood are together as slow as one, each gets as much, and a member waits for none of them."""
+    shared = TokenBucket(
+        per_second=limits.STRANGERS_FRAMES_PER_SECOND, burst=limits.STRANGERS_FRAMES_BURST, now=trio.current_time()
+    )
+    async with trio.open_nursery() as nursery:
+        counts = []
+        for is_member in [True] + 10 * [False]:
+            line, _ = await connect(nursery, shared=(lambda: None) if is_member else lambda: shared)
+            line.take = count = Counting()
+            counts.append(count)
+            await line.far.send_all(encode_frame(0x80, b"") * 10_000)
+        await trio.sleep(1.0)
+        taken = [count.frames for count in counts]
+        assert taken[0] == 10_000
+        assert sum(taken[1:]) == pytest.approx(
+            limits.STRANGERS_FRAMES_BURST + limits.STRANGERS_FRAMES_PER_SECOND, rel=0.01
+        )
+        await trio.sleep(5.0)
+        later = [count.frames - before for count, before in zip(counts, taken, strict=True)][1:]
+        waiting = [more for more, before in zip(later, taken[1:], strict=True) if before + more < 10_000]
+        assert max(waiting) - min(waiting) <= 1, "one after the other, a frame of each"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_a_stranger_is_asked_for_each_frame(net: Network) -> None:
+    alice = await net.node()
+    rogue = await Rogue.meet(alice)
+    key = rogue.identity.public_key
+    assert alice.swarm._share_of(key) is alice.swarm._strangers
+    alice.swarm.members([key])
+    assert alice.swarm._share_of(key) is None
+    await rogue.leave()
 
 
 async def test_a_burst_of_frames_lets_others_in_between(autojump_clock: trio.testing.MockClock) -> None:
