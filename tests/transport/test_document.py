@@ -47,6 +47,8 @@ def test_every_code_of_bye_stands_there() -> None:
         f"for {limits.BAN_SECONDS:.0f} s",
         f"{limits.FRAMES_PER_SECOND:,.0f} a second",
         f"burst of {limits.FRAMES_BURST:,.0f}",
+        f"answers of {limits.ANSWER_BYTES_FREE_MIN:,} bytes and more",
+        f"no members at {limits.STRANGERS_FRAMES_PER_SECOND:,.0f} a second",
     ],
 )
 def test_constants_stand_there(constant: str) -> None:

@@ -6,6 +6,8 @@ A client of each wrong kind dials a real node. The node must refuse it with one 
 import datetime
 import hashlib
 import ssl
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -400,6 +402,15 @@ def test_both_contexts_demand_tls_1_3_and_a_certificate() -> None:
 def test_bytes_that_are_no_certificate(data: bytes) -> None:
     with pytest.raises(Malformed):
         identify(data)
+
+
+def test_a_strange_serial_number_is_not_for_the_terminal() -> None:
+    """Nothing rests on it, but the parser warns of it: a stranger's bytes, on our standard error."""
+    der = bytearray(leaf_certificate(EVE, Key.generate()).public_bytes(Encoding.DER))
+    der[der.index(b"\x02\x10\x01") + 2] |= 0x80
+    program = f"from transport.tls import identify; print(identify(bytes.fromhex({der.hex()!r})).key.hex())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (EVE.public_key.hex(), "")
 
 
 def test_the_chain_id_is_not_in_the_certificate() -> None:
