@@ -59,6 +59,15 @@ class Arriving:
         for first, run in runs(leaves):  # in one piece: a thread waits for the loop's after each call of the system
             files.write(descriptor, b"".join(run), offset=first * LEAF_BYTES)
 
+    def read(self, first: int, count: int) -> bytes | None:
+        """What stands there of these leaves, for peers that fetch the same (``transport.sharing.Read``)."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(first * LEAF_BYTES)
+                return file.read(count * LEAF_BYTES)
+        except FileNotFoundError:
+            return None  # it is a model by now
+
     def close(self) -> None:
         if self._descriptor is not None:
             FILES.get().close(self._descriptor)

@@ -428,20 +428,15 @@ class Gossip:
         return order
 
     async def fetch_file(self, blob: Arriving, holders: Sequence[bytes]) -> bool:
-        """The leaves that a large blob's open file lacks, from whoever of ``holders`` is connected; whether it is whole then.
-
-        Raises OSError where the disk does not take them.
+        """The leaves that a large blob's open file lacks, from whoever of ``holders`` is connected, and of others who fetch it;
+        whether it is whole then. Raises OSError where the disk does not take them.
         """
-
-        def order() -> list[bytes]:
-            connected = set(self.connected())
-            return [key for key in holders if key in connected]
-
-        digest, length = blob.digest, blob.length
+        order, digest, length = self._order(holders), blob.digest, blob.length
         try:
             fetch = partial(self._swarm.fetch, digest, length, holders=order, sink=blob.take, blocking=True)
             hashes = await fetch(leaves=())
-            await fetch(leaves=await in_thread(blob.missing, hashes), hashes=hashes)
+            missing = await in_thread(blob.missing, hashes)
+            await fetch(leaves=missing, hashes=hashes, read=partial(in_thread, blob.read))
         except transport.RequestFailed as problem:
             self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return False

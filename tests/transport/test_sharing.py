@@ -1,6 +1,7 @@
 """Receivers of one blob help one another: whole swarms with real TLS, in virtual time, where the uplinks are the bottleneck."""
 
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -52,12 +53,13 @@ class Host(Machine):
 class Place:
     """One swarm."""
 
-    def __init__(self, number: int, network: Network, first: "Place | None", upload: float) -> None:
+    def __init__(self, number: int, network: Network, first: "Place | None", upload: float, signal: Signal) -> None:
+        self.signal = signal
         self.name = f"10.0.{number}.1"
         self.machine = Host(network, self.name)
         self.blobs = MemoryBlobs()
         self.identity = Identity(bytes((number + 1,)) * 32)
-        self.log = RecordingLog(Signal())
+        self.log = RecordingLog(signal)
         self.fetched_at = 0.0
         self._first = first
         self._upload = upload
@@ -88,7 +90,7 @@ class Place:
 
     async def _drain(self) -> None:
         async for _ in self.swarm.events:
-            pass
+            self.signal.fire()
 
     async def fetch(self, data: bytes, holder: "Place") -> None:
         def order() -> list[bytes]:
@@ -106,17 +108,16 @@ class Place:
 async def places(count: int, *, upload: float = float("inf"), uplink: float = UPLINK) -> AsyncIterator[list[Place]]:
     """All connected with all."""
     network = Network(random.Random(4), Weather(delay_seconds=0.01, spread=0.2, uplink_bytes_per_second=uplink))
+    signal = Signal()
     async with trio.open_nursery() as nursery:
         found: list[Place] = []
         for number in range(count):
-            found.append(Place(number, network, found[0] if found else None, upload))
+            found.append(Place(number, network, found[0] if found else None, upload, signal))
             await nursery.start(found[-1].run)
         members = [place.key for place in found]
         for place in found:
             place.swarm.members(members)
-        with trio.fail_after(60):
-            while any(len(place.swarm.peers()) < count - 1 for place in found):
-                await trio.sleep(0.5)
+        await signal.until(lambda: all(len(place.swarm.peers()) == count - 1 for place in found))
         await trio.sleep(2.0)
         yield found
         nursery.cancel_scope.cancel()
@@ -143,8 +144,9 @@ async def test_eight_receivers_take_less_than_twice_the_time_of_one(
         before = source.sent
         eight = await together(second, source, receivers)
         copies = (source.sent - before) / len(second)
-    print(
+    sys.stdout.write(
         f"{mebibytes} MiB: one {alone:.2f} s, eight {eight:.2f} s, ratio {eight / alone:.2f}; {copies:.2f} copies sent by the source"
+        + "\n"
     )
     assert eight <= 2.0 * alone
     assert copies < 2.0
@@ -154,7 +156,8 @@ async def test_a_budget_is_kept_and_a_vote_does_not_wait_while_it_is(autojump_cl
     data, budget = random.Random(3).randbytes(2 * MIB), 10 * MBIT
     async with places(3, upload=budget) as (source, *receivers):
         source.blobs.add(data)
-        before, waits = source.sent, []
+        before, began = source.sent, trio.current_time()
+        waits: list[float] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receivers[0].fetch, data, source)
             while not receivers[0].fetched_at:
@@ -164,10 +167,10 @@ async def test_a_budget_is_kept_and_a_vote_does_not_wait_while_it_is(autojump_cl
                 assert await connection.answers(5.0)
                 waits.append(trio.current_time() - asked)
                 await trio.sleep(0.05)
-            began = trio.current_time()
-        assert source.sent - before <= budget * began
-    seconds = (receivers[0].fetched_at, max(waits))
-    assert max(waits) < 0.024 + 0.024 + limits.PIECE_SECONDS, seconds
+        assert source.sent - before <= budget * (trio.current_time() - began)
+    assert max(waits) < 2 * 0.012 + 2 * limits.PIECE_SECONDS, (
+        "two ways, and a piece of bulk on each link that it shares"
+    )
 
 
 async def test_who_comes_later_and_reaches_no_source_gets_it_from_who_still_fetches(
