@@ -83,13 +83,16 @@ class Exchange:
         if session.scope is Scope.GLOBAL:
             group, now = netgroup(session.remote), trio.current_time()
             alive = self._answers.of(group, alive, first=self._book.members, now=now)
-        told = [record for record in alive if record.key != session.key]
+        told = session.pex.unseen((record for record in alive if record.key != session.key), trio.current_time())
         own = self._learned_record()
         told = told if len(told) <= count else self._host.rng.sample(told, count)
-        return told if own is None else [own, *told][:count]
+        told = told if own is None else [own, *told][:count]
+        session.pex.show(told, trio.current_time())
+        return told
 
     def learn(self, session: Session, records: Sequence[PeerRecord]) -> None:
         """Take in what a peer told us. A record with a wrong signature proves that it does not check what it relays."""
+        session.pex.show(records, trio.current_time())
         for record in records:
             if record.key == self._host.identity.public_key or not may_hear(record.address.scope, session.scope):
                 continue

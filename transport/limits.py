@@ -132,6 +132,7 @@ ANSWERS_MAX: Final = 256  # such answers kept, 64 names each: 1 MiB
 PEX_FREE_REQUESTS: Final = 2  # right after connecting
 PEX_REQUESTS_BURST: Final = 16.0  # saved up, at most: eleven kilobytes each
 PEX_SECONDS: Final = 10.0  # one more request is allowed per this time, and one for each NEWS that we sent
+PEX_TOLD_SECONDS: Final = 600.0  # then a record is told again on a connection: its node still lives, or there was no room
 PEX_ASK_SECONDS: Final = 60.0  # our own asking when nobody has news
 NEWS_SECONDS: Final = 0.2  # between two NEWS to everybody: joins of many nodes are told in one
 RECORD_FUTURE_SECONDS_MAX: Final = (

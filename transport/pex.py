@@ -11,16 +11,19 @@ fault, because answers are 50 times as long as questions. Sans-IO. Not here: the
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from transport.errors import Malformed
 from transport.framing import Kind, encode_frame
 from transport.limits import (
+    BOOK_ENTRIES_MAX,
     PEX_FREE_REQUESTS,
     PEX_REQUESTS_BURST,
     PEX_SECONDS,
+    PEX_TOLD_SECONDS,
     RECORDS_PER_RESPONSE_MAX,
     RECORDS_PER_SOURCE_BURST,
     RECORDS_PER_SOURCE_PER_SECOND,
@@ -39,6 +42,7 @@ class PexExchange:
             per_second=1 / PEX_SECONDS, burst=PEX_REQUESTS_BURST, now=now, tokens=PEX_FREE_REQUESTS
         )
         self._may_tell = TokenBucket(per_second=RECORDS_PER_SOURCE_PER_SECOND, burst=RECORDS_PER_SOURCE_BURST, now=now)
+        self._shown: dict[bytes, float] = {}  # signatures of records that both ends have seen here, and when
         self._asked: int | None = None
         self._nonce = 0
         self._ask_again = False
@@ -70,6 +74,18 @@ class PexExchange:
     def may_tell(self, now: float) -> bool:
         """Whether this peer may add one more record to our book."""
         return self._may_tell.take(now)
+
+    def unseen(self, records: Iterable[PeerRecord], now: float) -> list[PeerRecord]:
+        """Those that have not been on this connection, or not for long: what all know is not told all the time."""
+        return [r for r in records if now - self._shown.get(r.signature, -math.inf) >= PEX_TOLD_SECONDS]
+
+    def show(self, records: Iterable[PeerRecord], now: float) -> None:
+        """These are told, or were heard, now."""
+        for record in records:
+            self._shown.pop(record.signature, None)
+            self._shown[record.signature] = now
+        for signature in list(self._shown)[: max(0, len(self._shown) - BOOK_ENTRIES_MAX)]:
+            del self._shown[signature]
 
     def on_response(self, body: bytes) -> list[PeerRecord]:
         """The records, not verified; raises Malformed."""

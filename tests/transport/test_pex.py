@@ -1,6 +1,7 @@
 """Peer exchange and token buckets without sockets: who may ask when, and which answers are answers."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -132,3 +133,20 @@ def test_what_waits_for_each_token_keeps_to_the_rate() -> None:
     for _ in range(5001):
         now += bucket.charge(now)
     assert abs(now - 1.1) < 1e-6
+
+
+def test_what_was_on_a_connection_is_not_told_again_for_a_while() -> None:
+    alice = PexExchange(now=0.0)
+    assert alice.unseen(RECORDS, 0.0) == RECORDS
+    alice.show(RECORDS[:2], 0.0)
+    assert alice.unseen(RECORDS, limits.PEX_TOLD_SECONDS / 2) == RECORDS[2:]
+    assert alice.unseen(RECORDS, limits.PEX_TOLD_SECONDS) == RECORDS
+
+
+def test_what_is_remembered_as_told_is_bounded() -> None:
+    alice = PexExchange(now=0.0)
+    records = [
+        replace(RECORDS[0], signature=number.to_bytes(64, "big")) for number in range(limits.BOOK_ENTRIES_MAX + 9)
+    ]
+    alice.show(records, 0.0)
+    assert alice.unseen(records, 0.0) == records[:9]
