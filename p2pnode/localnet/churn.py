@@ -104,12 +104,12 @@ class Churn:
         if waiting.cancelled_caught:
             run.troubles.append(f"{node.name} was not let go within {LEAVE_SECONDS_MAX:.0f} seconds")
             return
-        run.gone[node.index] = await read_outcome(run, node, loss=None, left=True)
+        outcome = run.gone[node.index] = await read_outcome(run, node, loss=None, left=True)
         self._leaving.discard(node.index)
         await run.fleet.stop([node])
         for bulk in (node.home.blobs, node.home.snapshots, node.home.trainer):
             shutil.rmtree(bulk, ignore_errors=True)  # an hour of this would fill the disk
-        run.shown.note(f"{node.name} has left at height {run.height(node)}")
+        run.shown.note(f"{node.name} has left at height {outcome.status.height if outcome.status else '?'}")
 
     async def _join(self, node: Node) -> None:
         run = self._run

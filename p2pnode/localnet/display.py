@@ -42,8 +42,8 @@ class Display(Protocol):
     def note(self, text: str) -> None: ...
 
 
-def open_display(rounds: int) -> Display:
-    """The live table if a person watches, lines otherwise."""
+def open_display(rounds: int | None) -> Display:
+    """The live table if a person watches, lines otherwise. ``rounds`` is None where nobody knows yet how many there will be."""
     console = Console(stderr=True, highlight=False)
     return LiveDisplay(console, rounds) if console.is_terminal else LineDisplay(console, rounds)
 
@@ -51,7 +51,7 @@ def open_display(rounds: int) -> Display:
 class LineDisplay:
     """A line per round, for logs and pipes."""
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int | None) -> None:
         self._console = console
         self._rounds = rounds
         self._losses: dict[int, dict[NodeId, float]] = {}
@@ -76,12 +76,16 @@ class LineDisplay:
             self._heads.setdefault(
                 status.height, f"view {status.view}  root {status.model_root[:ROOT_CHARACTERS]}  {seconds:6.1f} s"
             )
+        total = f"/{self._rounds}" if self._rounds else ""
         seen = min((status.height for status in statuses), default=0)
-        for height in range(self._printed + 1, min(seen, self._rounds) + 1):
+        for height in range(self._printed + 1, self._at_most(seen) + 1):
             losses = " ".join(f"{loss:.3f}" for _, loss in sorted(self._losses.pop(height, {}).items()))
             head = self._heads.pop(height, "")
-            self._say(f"round {height:>3}/{self._rounds}  {head}  loss {losses or '-'}".rstrip())
-        self._printed = max(self._printed, min(seen, self._rounds))
+            self._say(f"round {height:>3}{total}  {head}  loss {losses or '-'}".rstrip())
+        self._printed = max(self._printed, self._at_most(seen))
+
+    def _at_most(self, height: int) -> int:
+        return height if self._rounds is None else min(height, self._rounds)
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -90,7 +94,7 @@ class LineDisplay:
 class LiveDisplay:
     """A progress bar and one row per node, redrawn at every reading."""
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int | None) -> None:
         self._rounds = rounds
         self._views: Sequence[NodeView] = ()
         self._seconds = 0.0
@@ -116,10 +120,11 @@ class LiveDisplay:
 
     def _draw(self) -> None:
         heights = [view.status.height for view in self._views if view.status is not None and view.attack is None]
-        done = min(max(heights, default=0), self._rounds)
+        highest = max(heights, default=0)
+        done, total = (highest, "") if self._rounds is None else (min(highest, self._rounds), f"/{self._rounds}")
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            Text(f"round {done}/{self._rounds}", style="bold"),
+            Text(f"round {done}{total}", style="bold"),
             ProgressBar(total=self._rounds, completed=done, width=40),
             Text(f"{self._seconds:.0f} s"),
         )
@@ -164,8 +169,9 @@ def verdict_line(summary: Mapping[str, Json]) -> str:
     """One line that says it all."""
     if summary["verdict"] != "ok":
         return f"verdict: failed: {'; '.join(summary['reasons'])}"
+    changes = f" with {len(summary['membership'])} changes of the committee" if summary["membership"] else ""
     return (
-        f"verdict: ok: {summary['rounds_committed']} rounds in {summary['wall_seconds']:.1f} s, one model on every honest "
+        f"verdict: ok: {summary['rounds_committed']} rounds in {summary['wall_seconds']:.1f} s{changes}, one model on every honest "
         f"node at every height, held-out loss {summary['validation_loss_first']:.3f} -> "
         f"{summary['validation_loss_last']:.3f}, {summary['tokens_per_second']:.0f} tokens/s"
     )
@@ -178,6 +184,8 @@ def _result_row(node: NodeOutcome, outcome: Outcome, summary: Mapping[str, Json]
         remarks.append(f"in evidence ({accused[0]['kind']} at height {accused[0]['height']})")
     if node.node in summary["evicted"]:
         remarks.append("evicted")
+    if node.left and node.status is not None:
+        remarks.append("left")
     remarks += [f"killed at height {k.height} ({k.phase})" for k in outcome.kills if k.node == node.node]
     if node.status is None:
         return (node.name, "-", "-", "-", "-", ", ".join(remarks))

@@ -70,7 +70,7 @@ async def _run_or_interrupt(options: LocalnetOptions, directory: Path, temporary
 
 async def _run_network(options: LocalnetOptions, directory: Path, temporary: Path | None) -> Outcome:
     async with GROUND.get().open(options.weather) as remark, open_fleet(temporary) as fleet:
-        with display.open_display(options.rounds_max) as shown:
+        with display.open_display(options.rounds if options.churn is None else None) as shown:
             if remark:
                 shown.note(remark)
             shown.note(f"founding a network of {options.nodes} nodes ({options.size}, {options.rounds} rounds)")

@@ -421,6 +421,16 @@ def test_lines_appear_once_per_round_and_only_when_all_have_seen_it() -> None:
     assert [line[:11] for line in lines] == ["round   1/2", "round   2/2"]
 
 
+def test_where_nobody_knows_how_many_rounds_there_will_be_only_their_number_is_shown() -> None:
+    sink = io.StringIO()
+    LineDisplay(Console(file=sink, width=200), rounds=None).update(views_at(2, 4.5), seconds=1.0)
+    assert [line[:11] for line in sink.getvalue().splitlines()] == ["round   1  ", "round   2  "]
+    sink = io.StringIO()
+    with LiveDisplay(Console(file=sink, width=120, force_terminal=True), rounds=None) as shown:
+        shown.update(views_at(2, 4.5), seconds=1.0)
+    assert "round 2" in sink.getvalue() and "round 2/" not in sink.getvalue()
+
+
 def test_the_live_table_shows_every_node_and_the_ones_that_are_down() -> None:
     sink = io.StringIO()
     with LiveDisplay(Console(file=sink, width=120, force_terminal=True), rounds=20) as shown:
@@ -440,5 +450,10 @@ def test_the_result_is_a_table_and_one_verdict_line(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert "killed at height 2 (prepare)" in lines[1]
     assert lines[-1].startswith("verdict: ok: 3 rounds in 10.0 s")
+    came = a_node("e", rounds=(replace(some_rounds()[0], joined=(NodeId("e" * 40),)), *some_rounds()[1:]))
+    churned = an_outcome(came, a_node("d", left=True), churned=True)
+    show_result(churned, summary(churned))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith(" left") and " in 10.0 s with 1 changes of the committee, one model" in lines[-1]
     failed = an_outcome(troubles=("gave up", "lost heart"))
     assert verdict_line(summary(failed)) == "verdict: failed: gave up; lost heart"
