@@ -454,6 +454,6 @@ def test_the_result_is_a_table_and_one_verdict_line(capsys: pytest.CaptureFixtur
     churned = an_outcome(came, a_node("d", left=True), churned=True)
     show_result(churned, summary(churned))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].endswith(" left") and " in 10.0 s with 1 changes of the committee, one model" in lines[-1]
+    assert lines[2].split()[-1] == "left" and " in 10.0 s with 1 changes of the committee, one model" in lines[-1]
     failed = an_outcome(troubles=("gave up", "lost heart"))
     assert verdict_line(summary(failed)) == "verdict: failed: gave up; lost heart"
