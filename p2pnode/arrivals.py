@@ -3,15 +3,14 @@
 What it is: the figures from which ``collect`` says how long a round waits, so that nobody has to guess it. What it is not: agreement;
 every node has its own. What counts of each author is the longest of its last few: whoever is slow now and then is waited for all the same.
 
-Of an author that was waited for and did not come, only a lower bound is known, and a little more is expected the next time. So the wait for
-somebody who has become slower follows it, as far as ``collect`` lets anybody be waited for.
+Of an author that was waited for and did not come, only that is known: it takes longer. ``collect`` waits a little longer than what is usual, so
+the wait for somebody who has become slower follows it, as far as anybody is waited for.
 """
 
 from collections import deque
 from collections.abc import Collection, Mapping
 
 SAMPLES = 5
-LATER = 1.25  # than the moment at which an author was given up
 AUTHORS_MAX = 256  # of a block that lists as many; those heard of longest ago make room
 
 
@@ -21,13 +20,13 @@ class Arrivals:
     def __init__(self) -> None:
         self._seconds: dict[bytes, deque[float]] = {}
 
-    def note(self, held: Mapping[bytes, float], *, opened: float, missed: Collection[bytes], now: float) -> None:
-        """A height is over: when each author's bytes were here, and who was waited for in vain until now."""
+    def note(self, held: Mapping[bytes, float], *, opened: float, missed: Collection[bytes], until: float) -> None:
+        """A height is over: when each author's bytes were here, and who was waited for in vain, until when."""
         for author, moment in held.items():
             self._add(author, moment - opened)
         for author in missed:
-            if author not in held and author in self._seconds:
-                self._add(author, LATER * (now - opened))
+            if author not in held:
+                self._add(author, until - opened)
 
     def usual(self, authors: Collection[bytes]) -> dict[bytes, float]:
         """Seconds after a height opens, of those who have been measured."""

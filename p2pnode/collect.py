@@ -5,9 +5,9 @@ committee agrees on what the proposer lists. A bad answer costs time, never safe
 
 After height h-1 is decided no timer runs. The height starts at the first of:
 (a) bytes held from every node that is expected;
-(b) more than half of those held, and of those proven among them, and a while for the rest: until those missing are usually here, and a
-    quarter more, where that was measured and is no more than twice the time that the majority took; half the majority's time for whoever
-    was not measured; at least 0.5 s. Or more than half of those proven, plus twice the time that they took: strangers must neither hold up
+(b) more than half of those held, and of those proven among them, and a while for the rest: for whoever was measured and is usually here
+    within twice the time that the majority took, until then and a quarter more, but no longer than that; half the majority's time for
+    whoever was not measured; at least 0.5 s. Or more than half of those proven, plus twice the time that they took: strangers must neither hold up
     everybody (else one who never delivers costs each height (c)) nor start a height before the members are there (else a crowd of quick
     ones throws away what they learn);
 (c) once one is held, three times what more than half of those expected usually take; while that is not known, ``round_seconds_max``
@@ -120,7 +120,8 @@ def _rest(collecting: Collecting, majority: float) -> float:
     until = majority
     for author in collecting.expected - collecting.held.keys():
         usual = collecting.usual.get(author)
-        patience = UNMEASURED_PATIENCE * took if usual is None else collecting.opened + usual * USUAL_SLACK - majority
-        if patience <= MEASURED_PATIENCE * took:
-            until = max(until, majority + patience)
+        if usual is None:
+            until = max(until, majority + UNMEASURED_PATIENCE * took)
+        elif usual <= (1 + MEASURED_PATIENCE) * took:
+            until = max(until, min(collecting.opened + usual * USUAL_SLACK, majority + MEASURED_PATIENCE * took))
     return max(until, majority + MAJORITY_GRACE_SECONDS_MIN)

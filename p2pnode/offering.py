@@ -37,6 +37,8 @@ class Offering:
         self._announced_until = 0  # up to this height we may have announced what we no longer know
         self._settled: tuple[int, bool] | None = None
         self._given_up = 0
+        self._learning = 0  # the newest height that was begun
+        self._announced_at: float | None = None  # our update of the open height
 
     async def learn_forever(self) -> None:
         """Learn every height that this node is to contribute to, one at a time."""
@@ -67,6 +69,7 @@ class Offering:
         payload = await in_thread(self._parts.blobs.get, contribution.payload_digest)
         if payload is None or self._rounds.pool.announce(contribution) is not None:
             return
+        self._announced_at = trio.current_time()
         self._rounds.hold(contribution, payload)
         self._parts.gossip.broadcast(contribution)
 
@@ -82,10 +85,28 @@ class Offering:
         own = self._rounds.pool.own(self._parts.me, Purpose.UPDATE)
         if own is not None:
             self._settled = (height, own.contribution in listed)
+        if own is not None and own.contribution in listed:
+            self._rounds.training.left_out = None
+        elif listed and (own is not None or (self._learning == height and self._rounds.training.wants(height))):
+            self._left_out(height)
+
+    def _left_out(self, height: int) -> None:
+        """Say why, to whoever asks and in the log; the next height is learned from the model that all have."""
+        rounds, training = self._rounds, self._rounds.training
+        took = trio.current_time() - rounds.timings.opened
+        if self._announced_at is None:
+            steps = self._parts.genesis.training.local_steps
+            why = f"this node was still learning (step {training.step} of {steps})"
+        else:
+            said = self._announced_at - rounds.timings.opened
+            why = f"its update was announced after {said:.1f} s, and its bytes did not reach the proposer in time"
+        training.left_out = f"left out of height {height}, decided after {took:.1f} s: {why}"
+        self._parts.log.warning("left out", height=height, reason=training.left_out, hint="it takes part in the next")
 
     def opened(self) -> None:
         """The next height is open, with every slot of it free."""
         self._signed.clear()
+        self._announced_at = None
 
     def _due(self, height: int) -> bool:
         own = self._rounds.pool.own(self._parts.me, Purpose.UPDATE)
@@ -99,6 +120,7 @@ class Offering:
         """H local steps from the agreed model; ``None`` when the height was decided without us or training was paused."""
         training, base = self._rounds.training, self._rounds.replica
         began = trio.current_time()
+        self._learning = height
         self._rounds.timings.learning(height, began)
 
         def stop() -> bool:
@@ -156,6 +178,8 @@ class Offering:
         durable = await self._rounds.driver.append(Announced(height, self._parts.gossip.envelope(contribution)))
         if not durable or pool is not self._rounds.pool:
             return  # unsaid, or decided meanwhile without us
+        if purpose is Purpose.UPDATE:
+            self._announced_at = trio.current_time()
         self._rounds.hold(contribution, payload)
         self._parts.gossip.broadcast(contribution)
         await self._parts.gossip.spread(contribution, payload)

@@ -349,7 +349,8 @@ def _training(t: Row) -> str:
     state = _text(t.get("state"))
     until = f" until height {t['until_height']}" if t.get("until_height") is not None else ""
     step = f", step {t.get('step')} of {t['steps']}" if state == "training" and t.get("steps") else ""
-    return f"{state}{until}{step}"
+    left_out = f"; {printable(str(t['left_out']))}" if t.get("left_out") else ""
+    return f"{state}{until}{step}{left_out}"
 
 
 def _losses(s: Row) -> str:

@@ -436,9 +436,8 @@ class Rounds:
     def _close(self, block: consensus.Block) -> None:
         """What a decided block says about who took part."""
         listed = frozenset(c.author for c in block.contributions if c.purpose is Purpose.UPDATE)
-        self.arrivals.note(
-            self.pool.arrivals(), opened=self.timings.opened, missed=self._expected(), now=trio.current_time()
-        )
+        until = self.driver.counters.times.started or trio.current_time()
+        self.arrivals.note(self.pool.arrivals(), opened=self.timings.opened, missed=self._expected(), until=until)
         self._count_claims(listed)
         self.probes.note(block)
         if listed:

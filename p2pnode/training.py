@@ -20,6 +20,7 @@ class Training:
     loss_height: int = 0
     validation_loss: float | None = None
     validation_root: bytes = b""
+    left_out: str | None = None  # why the last height that this node learned was decided without its update
 
     def wants(self, height: int) -> bool:
         return self.on and (self.until_height is None or height <= self.until_height)

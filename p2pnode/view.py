@@ -65,6 +65,7 @@ class View:
                 "state": self._training_state(),
                 "until_height": training.until_height,
                 "step": training.step,
+                "left_out": training.left_out,
                 "steps": node.genesis.training.local_steps if node.genesis is not None else 0,
             },
             "loss": training.loss,
