@@ -4,6 +4,7 @@
     round --empty                                           empty blocks on four nodes: what agreement alone costs
     consensus                                               agreement alone, on loopback and simulated far apart
     sync [--mbit N]                                         what a joiner gets, against a plain TLS stream; on a link of N Mbit/s
+    transfer [--size MIB] [--upload-mbit MBIT]              heights while a large payload moves, beside heights without
     lag                                                     how late the event loop runs beside training
     network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
     meeting [--libp2p PYTHON]                               handshakes and discovery on the sockets of this machine
@@ -24,7 +25,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, link, meeting, scale, sync
+from p2pnode.bench import agreement, figures, link, meeting, scale, sync, transfer
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -44,9 +45,14 @@ Json = dict[str, Any]
 def main() -> int:
     given = _parse()
     try:
-        task = {"round": _round, "consensus": _consensus, "lag": _lag, "sync": _sync, "network": _network}[
-            given.command
-        ]
+        task = {
+            "round": _round,
+            "consensus": _consensus,
+            "lag": _lag,
+            "sync": _sync,
+            "network": _network,
+            "transfer": _transfer,
+        }[given.command]
         results = trio.run(task, given)
         if given.command == "consensus":
             results.append(_far_apart(given))
@@ -88,7 +94,11 @@ def _parse() -> argparse.Namespace:
     growing.add_argument("--nodes", type=int, nargs="+", default=list(scale.SIZES), metavar="N")
     strangers = commands.add_parser("meeting", help="handshakes and discovery on this machine's sockets")
     strangers.add_argument("--libp2p", type=Path, metavar="PYTHON", help="interpreter of an environment with libp2p")
-    for command in (one, votes, lag, joining, growing, strangers):
+    moving = commands.add_parser("transfer", help="what heights take while a large payload moves")
+    moving.add_argument("--size", type=int, default=transfer.MEBIBYTES, metavar="MIB", help="size of the payload")
+    moving.add_argument("--receivers", type=int, default=1, choices=range(1, transfer.NODES), help="at the same time")
+    moving.add_argument("--upload-mbit", type=float, metavar="MBIT", help="each node's uplink budget (none)")
+    for command in (one, votes, lag, joining, moving, growing, strangers):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -199,6 +209,16 @@ async def _meeting(given: argparse.Namespace) -> list[Json]:
     if given.libp2p is None:
         _say("py-libp2p: not measured (give --libp2p the interpreter of an environment that has it)")
     return [_shown(given, await meeting.measure(libp2p=given.libp2p, say=_say), meeting.text)]
+
+
+# --- transfer ------------------------------------------------------------------------------------------------------------------
+
+
+async def _transfer(given: argparse.Namespace) -> list[Json]:
+    result = await transfer.measure(
+        mebibytes=given.size, receivers=given.receivers, upload_mbit=given.upload_mbit, size=SMALLEST, say=_say
+    )
+    return [_shown(given, result, transfer.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------

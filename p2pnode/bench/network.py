@@ -41,12 +41,13 @@ T = TypeVar("T")
 class Plan:
     """A network to measure; ``size`` is a preset's name, or a model of one's own.
 
-    ``heights``: what its nodes fill a height with: learning, an update that was drawn beforehand, or nothing.
+    ``heights``: what its nodes fill a height with: learning, an update that was drawn beforehand, or nothing. ``flags``: of ``quick``.
     """
 
     nodes: int
     size: str | ModelConfig
     heights: Literal["learned", "drawn", "empty"] = "drawn"
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class Network:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
         self._clients = [Client(node.home) for node in nodes]
+
+    @property
+    def homes(self) -> list[Path]:
+        """Where the nodes live."""
+        return [node.home.path for node in self._nodes]
 
     async def met(self) -> None:
         """Wait until every node has its part in the network and reaches every other."""
@@ -180,4 +186,4 @@ def _command(plan: Plan, node: Node, nodes: Sequence[Node]) -> tuple[str, ...]:
     others = [word for other in nodes if other is not node for word in ("--bootstrap", f"127.0.0.1:{other.port}")]
     place = ("--home", str(node.home), "--listen", f"127.0.0.1:{node.port}")
     empty = ("--empty",) if plan.heights == "empty" else ()
-    return (*PYTHON, "p2pnode.bench.quick", *empty, *place, "--no-train", "--threads", "1", *others)
+    return (*PYTHON, "p2pnode.bench.quick", *empty, *place, "--no-train", "--threads", "1", *plan.flags, *others)

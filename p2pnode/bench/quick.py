@@ -1,6 +1,6 @@
 """A node that contributes at once, or nothing: everything is real but the learning.
 
-``python -m p2pnode.bench.quick [--empty] --home HOME [flags of start]``. Its trainer has as many pseudo-random values as the model, and
+``python -m p2pnode.bench.quick [--empty] [--moves] --home HOME [flags of start]``. Its trainer has as many pseudo-random values as the model, and
 compresses them each time like any update; so a round costs what the exchange, the agreement and the new model cost. With ``--empty`` it
 starts each height that it is told to train a moment after the one below is decided, with nothing to list: a round costs agreement alone.
 """
@@ -21,8 +21,10 @@ from model.layout import Layout
 from model.replica import Replica
 from model.trainer import Trainer, Update
 from p2pnode import node
+from p2pnode.bench.mover import Mover
 from p2pnode.cli import launch, leave_at_once
 from p2pnode.config import load_config
+from p2pnode.gossip import Gossip
 from p2pnode.offering import Offering
 from p2pnode.rounds import Parts, Rounds
 
@@ -80,9 +82,16 @@ def main() -> int:
     parser.add_argument("--bootstrap", action="append", default=[])
     parser.add_argument("--threads", default="1")
     parser.add_argument("--empty", action="store_true")
+    parser.add_argument("--moves", action="store_true", help="a blob, when it is told to (mover)")
+    parser.add_argument("--upload-mbit", type=float)
     parser.add_argument("--no-train", dest="train", action="store_false")
     given = vars(parser.parse_args())
-    kit = node.Kit(trainer=QuickTrainer, rounds=EmptyHeights if given.pop("empty") else Rounds)
+    Mover.home = given["home"]
+    kit = node.Kit(
+        gossip=Mover if given.pop("moves") else Gossip,
+        trainer=QuickTrainer,
+        rounds=EmptyHeights if given.pop("empty") else Rounds,
+    )
     config = load_config({**given, "bootstrap": tuple(given["bootstrap"]), "repl": False})
     return launch(config, partial(node.run, kit=kit))
 
