@@ -83,10 +83,10 @@ class Exchange:
         if session.scope is Scope.GLOBAL:
             group, now = netgroup(session.remote), trio.current_time()
             alive = self._answers.of(group, alive, first=self._book.members, now=now)
+        if (own := self._learned_record()) is not None:
+            alive = [own, *alive]
         told = session.pex.unseen((record for record in alive if record.key != session.key), trio.current_time())
-        own = self._learned_record()
         told = told if len(told) <= count else self._host.rng.sample(told, count)
-        told = told if own is None else [own, *told][:count]
         session.pex.show(told, trio.current_time())
         return told
 

@@ -7,22 +7,27 @@ others see; whether it forwards a port is what these tests turn on and off.
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import trio
 
 from p2pnode.simulation.streams import Listener, Network, Stream, Weather
 from p2pnode.simulation.whole import virtually
-from tests.transport.net import CHAIN, Node, RecordingLog, Signal, echo
+from tests.transport.net import CHAIN, Node, RecordingLog, Rogue, Signal, echo, introduction
 from transport import limits
 from transport.address import Address, Scope
 from transport.blobs import MemoryBlobs
+from transport.establish import establish
 from transport.events import ReachabilityChanged
+from transport.framing import Kind, encode_frame
 from transport.identity import Identity
 from transport.machine import MACHINE, Machine
 from transport.peerbook import PeerBook
-from transport.reachability import Result, Verdict
+from transport.reachability import Result, Verdict, decode_answer
 from transport.swarm import Swarm
+from transport.tls import tls_identity
 
 PORT = 7337
 EVERYWHERE = Address("0.0.0.0", PORT)
@@ -101,6 +106,14 @@ class World:
                 async for event in node.swarm.events:
                     node.seen.append(event)
                     self.signal.fire()
+
+    async def stranger(self, host: str, to: str, *, is_probe: bool = False) -> Rogue:
+        """Somebody who shakes hands and then does as he likes."""
+        identity = Identity.generate()
+        tls = tls_identity(identity)
+        intro = replace(introduction(identity, tls=tls), is_probe=is_probe)
+        stream = await Host(self.network, host).connect(to, PORT)
+        return Rogue(await establish(stream, intro, is_client=True), identity, tls)
 
     async def until(self, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
         with trio.fail_after(seconds):
@@ -199,5 +212,53 @@ def test_a_private_address_is_told_to_nobody_outside() -> None:
         await trio.sleep(120)
         assert not any(entry.record.address.scope is Scope.PRIVATE for entry in far.swarm.book)
         assert addresses(one, two) == [Address("192.168.1.4", PORT)]
+
+    simulated(scenario)
+
+
+def test_one_peer_is_dialed_back_three_times_and_then_once_in_half_a_minute() -> None:
+    async def scenario(world: World) -> None:
+        await world.node("11.1.1.1")
+        rogue = await world.stranger("12.1.1.1", "11.1.1.1")
+
+        async def ask() -> Result:
+            await rogue.send(encode_frame(Kind.DIAL_BACK, struct.pack(">QH", 1, 9)))
+            return decode_answer(await rogue.next(Kind.DIALED_BACK))[1]
+
+        async def stay() -> None:
+            await trio.sleep(limits.DIAL_BACKS_SECONDS / 10)
+            await rogue.send(encode_frame(Kind.PING, bytes(8)))
+            await rogue.next(Kind.PONG)
+
+        burst = int(limits.DIAL_BACKS_BURST)
+        assert [await ask() for _ in range(burst + 2)] == [Result.REFUSED] * burst + [Result.BUSY] * 2
+        for _ in range(3):
+            for _ in range(10):
+                await stay()
+            assert [await ask(), await ask()] == [Result.REFUSED, Result.BUSY]
+
+    simulated(scenario)
+
+
+def test_a_probe_that_does_not_end_is_ended() -> None:
+    async def scenario(world: World) -> None:
+        node = await world.node("11.1.1.1")
+        probes = [await world.stranger(f"{number}.1.1.1", "11.1.1.1", is_probe=True) for number in range(12, 16)]
+        began = trio.current_time()
+        for rogue in probes:
+            await rogue.closed()
+        assert trio.current_time() - began <= limits.PROBE_SECONDS_MAX + 1
+        assert node.swarm.peers() == [] and not node.of(ReachabilityChanged)
+
+    simulated(scenario)
+
+
+def test_of_its_own_records_a_node_keeps_a_few() -> None:
+    async def scenario(world: World) -> None:
+        node = await world.node("11.1.1.1")
+        for number in range(1, 250):
+            record = node.swarm.exchange.own_record(Address(f"11.1.2.{number}", 1), Scope.GLOBAL)
+            assert record is not None and record.address == Address(f"11.1.2.{number}", PORT)
+            assert len(node.swarm.exchange._own) <= limits.OWN_RECORDS_MAX
 
     simulated(scenario)

@@ -193,6 +193,14 @@ def test_an_address_is_ones_own_when_two_netgroups_see_it_and_one_came_in_by_it(
     assert stage.subject.own_address() is None, "as many say another: who knows"
 
 
+def test_so_many_netgroups_must_see_it_and_no_fewer() -> None:
+    for count in range(1, 5):
+        stage = Stage(*FAR[:count])
+        for number, nonce in stage.ask(GATHERED).items():
+            stage.reached(number, nonce)
+        assert (stage.subject.own_address() is not None) == (count >= limits.OWN_ADDRESS_GROUPS_MIN)
+
+
 def test_an_address_that_nobody_has_come_in_by_is_not_ones_own() -> None:
     stage = Stage(*FAR[:3])
     for number, nonce in stage.ask(GATHERED).items():
