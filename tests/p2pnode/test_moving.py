@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ import consensus
 import transport
 from p2pnode.errors import SetUpError, UserError
 from p2pnode.files import FILES, Files
-from p2pnode.founding import identity_of
+from p2pnode.founding import identity_of, open_blobs
 from p2pnode.home import Home
 from p2pnode.moving import export_key, import_key, read_moving
 from p2pnode.store import Store
 from p2pnode.verify import Wishes, verify
 from p2pnode.vote_records import Moved, Signed, Silent, decode, encode
 from p2pnode.wal import VoteLog, recover
-from tests.p2pnode.little import Chain, identities, make_genesis
+from tests.p2pnode.little import TEXT, Chain, identities, make_genesis, until
 from tests.p2pnode.partition import committee, introduce, start
-from tests.p2pnode.test_node import make_home
+from tests.p2pnode.test_node import height, living, make_home, make_node
 
 VOTE = encode(Signed(consensus.Record(consensus.RecordKind.BLOCK, 3, 0, b"a vote, or what it rests on")))
 
@@ -281,6 +282,37 @@ def test_a_file_that_cannot_be_removed_is_said_to_be_there_still(
     finally:
         FILES.reset(token)
     assert can_sign(new) and "remove it yourself" in caught.value.hint
+
+
+# --- whole nodes -----------------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_decides_alone_takes_its_chain_along_or_decides_nothing(tmp_path: Path) -> None:
+    """In a fresh home it would begin the chain anew, and sign other blocks of heights that its first peers may have."""
+    founder = identities(1)[0]
+    home = make_home(tmp_path / "old", founder, make_genesis([founder]))
+    home.key.write_text(founder.seed.hex() + "\n")
+    node = make_node(home)
+    async with living(node):
+        await until(lambda: height(node) >= 3)
+    fresh, copy = Home(tmp_path / "fresh"), Home(tmp_path / "copy")
+    left = export_key(home, tmp_path / "key").height
+    shutil.copytree(home.path, copy.path)
+    import_key(fresh, tmp_path / "key")
+    open_blobs(fresh).put(TEXT)
+    lone = make_node(fresh)
+    async with living(lone):
+        await until(lambda: lone.driver is not None and lone.seat is not None)
+        assert lone.driver is not None and lone.driver.silent is not None
+        assert lone.driver.silent.endswith(f"observing until height {left} is decided")
+    assert height(lone) == 0
+    export_key(fresh, tmp_path / "key")
+    import_key(copy, tmp_path / "key")
+    again = make_node(copy)
+    async with living(again):
+        await until(lambda: height(again) >= left + 2)
+        assert again.driver is not None and again.driver.silent is None
+    assert verify(copy.path, Wishes()).sound
 
 
 # --- a whole network -------------------------------------------------------------------------------------------------------------------
