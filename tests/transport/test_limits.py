@@ -6,7 +6,9 @@ units, and how often we do things of our own accord. `UNSHOWN` is what is owed: 
 
 import ast
 import re
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -14,17 +16,22 @@ from random import Random
 import pytest
 import trio
 
-from tests.transport.net import Network, Rogue, introduction
-from tests.transport.test_hostile import connect
-from transport import limits, sockets
+from tests.transport.net import Network, RecordingLog, Rogue, Signal, introduction
+from tests.transport.test_hostile import EVE, connect
+from transport import MemoryBlobs, limits, sockets
 from transport.address import Address
+from transport.blobs import BlobServer
 from transport.dialing import DialFailure, DialPlan
 from transport.errors import Malformed
 from transport.establish import DialError, establish
 from transport.framing import FRAME_BYTES_MAX, FrameDecoder, Kind, encode_frame
-from transport.identity import Identity
+from transport.identity import Identity, PublicKey
 from transport.machine import MACHINE, Machine
+from transport.outbox import Outbox
+from transport.peerbook import PeerRecord
 from transport.pex import PexExchange
+from transport.sharing import Shared, Sharing
+from transport.tcp import TcpStream
 from transport.tls import identify
 
 TESTS = Path(__file__).parents[1]
@@ -38,33 +45,30 @@ SHOWN = {
     "HASHES_ON_LOOP_MAX": "test_blobs.py::test_a_list_of_hashes_that_takes_several_frames",
     "RESPONSE_PART_BYTES_MAX": "test_requests.py::test_a_long_answer_comes_in_parts",
     "TWIN_SECONDS_MAX": "test_swarm.py::test_what_a_dead_process_had_sent_does_not_keep_its_key_from_the_next",
+    "ADDRESS_SECONDS_MAX": "test_peerbook_attacks.py::test_what_answered_once_is_kept_for_a_week",
+    "FAILURES_PROVEN_MAX": "test_peerbook_attacks.py::test_what_answered_once_is_kept_for_a_week",
+    "FAILURE_SECONDS_MIN": "test_peerbook_attacks.py::test_what_never_answered_is_dropped_after_three_failures_a_minute_apart",
+    "NEW_BUCKETS": "test_buckets.py::test_from_one_netgroup_an_eighth_of_the_new_table_is_reached",
+    "ANCHORS_MAX": "test_dialing.py::test_anchors_go_first_and_are_the_oldest_links_into_different_netgroups",
+    "ANSWERS_MAX": "test_eclipse.py::test_members_come_first_and_answers_are_bounded",
+    "ANSWER_SECONDS": "test_eclipse.py::test_a_netgroup_is_told_of_the_same_nodes_for_a_day",
+    "ANSWER_PERCENT": "test_eclipse.py::test_a_netgroup_is_told_of_the_same_nodes_for_a_day",
+    "ANSWER_RECORDS_MIN": "test_eclipse.py::test_who_is_gone_is_replaced_and_a_small_network_is_told_whole",
+    "SEED_WAIT_SECONDS": "test_eclipse.py::test_seeds_are_left_alone_by_whoever_knows_enough_others",
+    "DIAL_BACKS_SECONDS": "test_dialback.py::test_one_peer_is_dialed_back_three_times_and_then_told_not_now",
+    "OWN_ADDRESS_GROUPS_MIN": "test_reachability.py::test_an_address_is_ones_own_when_two_netgroups_see_it_and_one_came_in_by_it",
+    "FELLOW_SECONDS_MAX": "test_sharing.py::test_fellows_whose_source_is_gone_give_up",
+    "GROUPS_MIN": "test_sharing.py::test_long_blobs_are_told_in_many_groups_and_short_ones_as_ever",
+    "SHARED_LEAVES_MIN": "test_sharing.py::test_long_blobs_are_told_in_many_groups_and_short_ones_as_ever",
     "OUTBOUND_PER_GROUP_MAX": "test_dialing.py::test_into_one_netgroup_of_the_internet_leads_one_link_to_a_stranger",
 }
 UNSHOWN = {
-    "ADDRESS_SECONDS_MAX",
-    "ANCHORS_MAX",
-    "ANSWERS_MAX",
-    "ANSWER_PERCENT",
-    "ANSWER_RECORDS_MIN",
-    "ANSWER_SECONDS",
-    "BOOK_ENTRIES_MAX",
     "CANDIDATES_SCANNED_MAX",
-    "FAILURES_PROVEN_MAX",
-    "FAILURE_SECONDS_MIN",
-    "FELLOWS_MAX",
-    "FELLOW_SECONDS_MAX",
     "FLIGHT_SECONDS",
-    "GROUPS_MIN",
-    "HELD_QUESTIONS_MAX",
     "HELD_SECONDS",
-    "LINGER_SECONDS",
-    "NEW_BUCKETS",
     "OVERLAY_PEERS_MIN",
+    "PROBE_SECONDS_MAX",
     "REQUESTS_MIN",
-    "SEED_WAIT_SECONDS",
-    "SHARED_LEAVES_MIN",
-    "SOURCES_MAX",
-    "UNSENT_BYTES_MAX",
 }
 
 
@@ -219,3 +223,56 @@ def test_without_a_quorum_so_many_tries_run_at_once_and_no_more() -> None:
     for step in range(100):
         under_way += len(plan.due(step / 10, set()))
     assert under_way == limits.QUORUM_DIALS_ALL_MAX
+
+
+async def test_of_one_peer_a_few_questions_about_holdings_wait() -> None:
+    server = BlobServer("eve", EVE.public_key, Outbox(), Sharing(MemoryBlobs()), RecordingLog(Signal()))
+    for number in range(1000):
+        server.on_held_wanted(number.to_bytes(4, "big") + number.to_bytes(32, "big") + bytes(4))
+    assert len(server._curious) == limits.HELD_QUESTIONS_MAX
+
+
+def test_whoever_says_that_it_fetches_the_same_is_one_of_a_few() -> None:
+    met: list[int] = []
+    shared = Shared(read_nothing, on_fellow=lambda *_: met.append(1))
+    for number in range(1000):
+        shared.met(PublicKey(number.to_bytes(32, "big")))
+    assert len(shared.fellows) == len(met) == limits.FELLOWS_MAX
+
+
+async def read_nothing(first: int, count: int) -> bytes:
+    return b""
+
+
+async def test_what_was_fetched_is_served_from_memory_for_a_moment(autojump_clock: trio.testing.MockClock) -> None:
+    sharing, shared = Sharing(MemoryBlobs()), Shared(read_nothing, on_fellow=lambda *_: None)
+    assert sharing.begin(bytes(32), shared)
+    await sharing.linger(bytes(32), shared)
+    assert not sharing._shared and trio.current_time() == pytest.approx(limits.LINGER_SECONDS)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such option")
+async def test_the_system_holds_little_that_was_not_sent(net: Network) -> None:
+    node = await net.node()
+    stream = TcpStream(await trio.open_tcp_stream("127.0.0.1", node.address.port))
+    assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == limits.UNSENT_BYTES_MAX
+    await stream.aclose()
+
+
+async def test_what_is_kept_for_each_place_that_peers_come_from_is_bounded(net: Network) -> None:
+    """Netgroups that told us of somebody, addresses of our own, and records that were shown: none grows with who comes."""
+    node = await net.node()
+    rogue = await Rogue.meet(node)
+    session, exchange = node.swarm._sessions[rogue.identity.public_key], node.swarm.exchange
+    for number in range(limits.SOURCES_MAX + 100):
+        place = Address(f"{11 + number // 256}.{number % 256}.0.1", 1)
+        object.__setattr__(session._latest, "remote", place)
+        exchange._may_tell(session, 0.0)
+        exchange._signed(place)
+    assert len(exchange._shares) == limits.SOURCES_MAX
+    assert len(exchange._own) <= limits.OWN_RECORDS_MAX
+    pex, record = PexExchange(now=0.0), PeerRecord.sign(EVE, None, sequence=1, address=Address("127.0.0.1", 1))
+    for number in range(0, limits.BOOK_ENTRIES_MAX + 640, 64):
+        pex.show([replace(record, signature=(number + each).to_bytes(64, "big")) for each in range(64)], 0.0)
+    assert len(pex._shown) == limits.BOOK_ENTRIES_MAX
+    await rogue.leave()
