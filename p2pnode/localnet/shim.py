@@ -1,7 +1,8 @@
 """Slow, narrow, lossy and cut links without root: a shim between TCP and TLS in the process of each node that a local network starts.
 
 What it is: a ``transport.machine.Machine`` that hands out shaped streams. The dialing end shapes a link in both directions, since it alone
-knows the other node, by its listening port; what a node may send in all is counted where it sends, at dialed and accepted links alike.
+knows the other node, by its listening port; what a node may send, in all and on one connection, is counted where it sends, at dialed and
+accepted links alike, so that nothing queues below it.
 What it is not: something that ``start`` can be asked for, nor packets. TCP loses no bytes: where a segment would be lost, everything behind
 it waits as long as TCP takes to send it again, and the connection's speed is what congestion control leaves of it (Mathis et al. 1997).
 A partition is a firewall that drops without a word: bytes wait and are tried again as TCP would, dials get no answer.
@@ -62,7 +63,6 @@ class Way:
         self._weather = weather
         self._rng = rng
         self._is_cut = is_cut
-        self._pace = Pace(_speed_left_by_loss(weather))
         self._waiting: deque[tuple[float, bytes]] = deque()  # when it arrives, and what
         self._waiting_bytes = 0
         self._last_arrival = -math.inf
@@ -71,7 +71,6 @@ class Way:
 
     async def put(self, data: bytes) -> None:
         """Waits while too much is on its way. What is sent to an end that is gone is lost."""
-        await self._pace.passes(len(data))
         while self._waiting_bytes >= WINDOW_BYTES and not self._is_broken:
             await self._change()
         if self._is_broken:
@@ -128,10 +127,10 @@ class Way:
 class DialedStream(trio.abc.Stream):
     """The dialing end of a link; both of its directions are shaped here."""
 
-    def __init__(self, tcp: TcpStream, *, uplink: Pace, out: Way, back: Way) -> None:
+    def __init__(self, tcp: TcpStream, *, paces: tuple[Pace, ...], out: Way, back: Way) -> None:
         self.socket = tcp.socket
         self._tcp = tcp
-        self._uplink = uplink
+        self._paces = paces
         self._out = out
         self._back = back
         self._rest = b""
@@ -142,7 +141,8 @@ class DialedStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         for piece in pieces(data):
-            await self._uplink.passes(len(piece))
+            for pace in self._paces:
+                await pace.passes(len(piece))
             self._check()
             await self._out.put(piece)
 
@@ -194,14 +194,15 @@ class DialedStream(trio.abc.Stream):
 class AcceptedStream(trio.abc.Stream):
     """The other end: only what it may send is counted here."""
 
-    def __init__(self, tcp: TcpStream, uplink: Pace) -> None:
+    def __init__(self, tcp: TcpStream, *, paces: tuple[Pace, ...]) -> None:
         self.socket = tcp.socket
         self._tcp = tcp
-        self._uplink = uplink
+        self._paces = paces
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         for piece in pieces(data):
-            await self._uplink.passes(len(piece))
+            for pace in self._paces:
+                await pace.passes(len(piece))
             await self._tcp.send_all(piece)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -215,13 +216,13 @@ class AcceptedStream(trio.abc.Stream):
 
 
 class ShapedListener(trio.abc.Listener[AcceptedStream]):
-    def __init__(self, listener: TcpListener, uplink: Pace) -> None:
+    def __init__(self, listener: TcpListener, paces: Callable[[], tuple[Pace, ...]]) -> None:
         self.socket = listener.socket
         self._listener = listener
-        self._uplink = uplink
+        self._paces = paces
 
     async def accept(self) -> AcceptedStream:
-        return AcceptedStream(_with_small_buffers(await self._listener.accept()), self._uplink)
+        return AcceptedStream(_with_small_buffers(await self._listener.accept()), paces=self._paces())
 
     async def aclose(self) -> None:
         await self._listener.aclose()
@@ -240,7 +241,7 @@ class ShapedMachine(Machine):
         self._uplink = Pace(self._forecast.weather.bytes_per_second)
 
     async def listen(self, host: str, port: int) -> list[ShapedListener]:  # type: ignore[override]
-        return [ShapedListener(listener, self._uplink) for listener in await super().listen(host, port)]
+        return [ShapedListener(listener, self._paces) for listener in await super().listen(host, port)]
 
     async def connect(self, host: str, port: int) -> DialedStream:  # type: ignore[override]
         """Takes a round trip, and for ever while nothing gets there and back."""
@@ -252,12 +253,16 @@ class ShapedMachine(Machine):
         tcp = _with_small_buffers(await super().connect(host, port))
         out = Way(weather, self._rng, lambda: self.is_cut(self._port, port))
         back = Way(weather, self._rng, lambda: self.is_cut(port, self._port))
-        return DialedStream(tcp, uplink=self._uplink, out=out, back=back)
+        return DialedStream(tcp, paces=self._paces(), out=out, back=back)
 
     def is_cut(self, source: int, target: int) -> bool:
         """Whether nothing passes now from the node that listens at one port to the node at the other."""
         now = self._clock()
         return self._known(now).is_cut(source, target, now=now)
+
+    def _paces(self) -> tuple[Pace, ...]:
+        """Of one connection, and of all together."""
+        return Pace(speed_left_by_loss(self._forecast.weather)), self._uplink
 
     def _known(self, now: float) -> Forecast:
         is_open = self._forecast.began is None and self._forecast.weather.partitions
@@ -298,7 +303,7 @@ def pieces(data: bytes | bytearray | memoryview) -> list[bytes]:
     return [bytes(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES)]
 
 
-def _speed_left_by_loss(weather: Weather) -> float:
+def speed_left_by_loss(weather: Weather) -> float:
     """Bytes per second of one connection: sqrt(3/2) segments per round trip and square root of the loss."""
     if not weather.drop:
         return math.inf

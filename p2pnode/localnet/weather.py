@@ -21,6 +21,7 @@ from p2pnode.errors import ExitCode, UserError
 
 LATENCY_MS_MAX = 1_000.0  # a dial is given three seconds, and takes a round trip
 DROP_MAX = 0.5  # beyond it TCP makes no progress worth the name
+BANDWIDTH_MBIT_MIN = 1.0  # the text of a network is some megabytes, and every node wants it first
 PARTITION_EXAMPLE = (
     "10:5:1,2/3,4 cuts nodes 1 and 2 from 3 and 4 for 5 s, 10 s into the training; 10:5:3>1 cuts one way"
 )
@@ -120,7 +121,7 @@ def check_weather(weather: Weather, *, nodes: int) -> None:
     )
     _check("--drop", weather.drop, 0, DROP_MAX, why="a share: 0.01 loses one segment in a hundred; 0.5 at most")
     if weather.bandwidth_mbit is not None:
-        _check("--bandwidth", weather.bandwidth_mbit, 0.1, 100_000)
+        _check("--bandwidth", weather.bandwidth_mbit, BANDWIDTH_MBIT_MIN, 100_000)
     for partition in weather.partitions:
         named = [number for group in partition.groups for number in group]
         if len(set(named)) < len(named):
