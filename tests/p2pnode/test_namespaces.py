@@ -279,7 +279,9 @@ def test_cut_off_and_back(five: list[Housed], wires: Wires, how: str) -> None:
     same_at_every_common_height(*five)
 
 
-def test_three_behind_routers_that_let_nothing_in_train_with_two_that_are_not(internet: Internet, tmp_path: Path) -> None:
+def test_three_behind_routers_that_let_nothing_in_train_with_two_that_are_not(
+    internet: Internet, tmp_path: Path
+) -> None:
     """No two of the three can connect to each other, so what they say of one another's goes through the two."""
     known = tuple(internet.address(place) if place < PUBLIC else "" for place in range(COUNT))
     nodes = settle(tmp_path, internet, known)

@@ -1,4 +1,4 @@
-"""With whom members of a large committee keep links (p2pnode/overlay.py), as pure values."""
+"""With whom members of a large committee keep links (p2pnode/overlay.py), as pure values and with whole nodes in virtual time."""
 
 from collections import deque
 from random import Random
@@ -7,6 +7,10 @@ import pytest
 
 from p2pnode import overlay
 from p2pnode.overlay import DRAW_SECONDS, DRAWN, LINKS_WANTED, MESH_MEMBERS_MAX, RINGS, Overlay, neighbours
+from p2pnode.simulation.cluster import Cluster
+from tests.simulation.test_whole import play
+from tests.switchboard import say
+from transport import limits
 
 SEED = b"a network"
 
@@ -114,3 +118,51 @@ def test_who_is_no_member_draws_a_few():
     part = Overlay(b"stranger", seed=SEED, rng=Random(4))
     wanted = part.wanted(members, live=(), now=0.0)
     assert len(wanted) == DRAWN and wanted <= set(members)
+
+
+# --- whole nodes ---------------------------------------------------------------------------------------------------------------------
+
+
+def play_sparsely(count: int, *, heights: int, seconds: float) -> tuple[list[int], list[int]]:
+    """A committee of whole nodes that are linked in part, in virtual time; how many each was linked to, and sends of relays, at the end."""
+    degrees, passed_on = [], []
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start(*cluster.members)
+        await cluster.reach(heights, seconds=seconds)
+        await cluster.until(
+            lambda: all(
+                member.status["members_reachable"] == count
+                and len(member.node.swarm.live()) < count - 1
+                and len(rows := member.node.store.rounds(1)) == 1
+                and rows[0]["contributions"] == count
+                for member in cluster.members
+            ),
+            seconds=seconds,
+            what="all contributions over part of the links",
+        )
+        degrees.extend(len(member.node.swarm.live()) for member in cluster.members)
+        passed_on.extend(member.node.gossip.relay.passed_on for member in cluster.members)
+        assert {member.status["verdict"] for member in cluster.members} == {"healthy"}
+        assert all(len(member.node.delays._one_way) for member in cluster.members)
+        assert not any(member.node.gossip.spreading.passed_on for member in cluster.members)
+
+    play(scenario, founders=count)
+    return degrees, passed_on
+
+
+def test_a_committee_that_is_linked_in_part_decides_with_everybodys_contribution(monkeypatch):
+    for name, value in {"MESH_MEMBERS_MAX": 4, "RINGS": 1, "DRAWN": 1, "LINKS_WANTED": 4, "LINKS_MAX": 5}.items():
+        monkeypatch.setattr(overlay, name, value)
+    monkeypatch.setattr(limits, "OVERLAY_PEERS_MIN", 3)
+    monkeypatch.setattr(limits, "SPREAD_LEAVES_MIN", 1)
+    degrees, passed_on = play_sparsely(9, heights=3, seconds=60)
+    say(f"nine members, links of each: {degrees}, sends of relays by each: {passed_on}")
+    assert sum(degrees) / 9 < 7
+
+
+@pytest.mark.long
+def test_forty_members_on_sixteen_links():
+    degrees, passed_on = play_sparsely(40, heights=3, seconds=60)
+    say(f"forty members: {min(degrees)} to {max(degrees)} links, {sum(passed_on) / 40:.0f} sends of relays by each")
+    assert sum(degrees) / 40 <= LINKS_WANTED + 4 and max(degrees) <= overlay.LINKS_MAX + DRAWN
