@@ -51,6 +51,7 @@ def main() -> int:
             "lag": _lag,
             "sync": _sync,
             "network": _network,
+            "meeting": _meeting,
             "transfer": _transfer,
         }[given.command]
         results = trio.run(task, given)
