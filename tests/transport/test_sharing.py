@@ -1,6 +1,7 @@
 """Receivers of one blob help one another: whole swarms with real TLS, in virtual time, where the uplinks are the bottleneck."""
 
 import random
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,18 +9,21 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from p2pnode.simulation.streams import Listener, Network, Stream, Weather
 from tests.transport.net import CHAIN, RecordingLog, Signal, echo
 from transport import limits
 from transport.address import Address
-from transport.blobs import MemoryBlobs, decode_held, encode_held
+from transport.blobs import BlobClient, BlobServer, MemoryBlobs, Refusal, decode_held, encode_held
 from transport.content import digest_of
-from transport.errors import RequestFailed
+from transport.errors import Malformed, RequestFailed
+from transport.framing import FrameDecoder, Kind
 from transport.identity import Identity, PublicKey
 from transport.machine import MACHINE, Machine
+from transport.outbox import Outbox
 from transport.peerbook import PeerBook
-from transport.sharing import WHOLE, Held, group_leaves
+from transport.sharing import WHOLE, Held, Shared, Sharing, group_leaves
 from transport.swarm import Swarm
 
 MBIT = 125_000.0
@@ -211,3 +215,105 @@ def test_holdings_say_the_same_at_the_other_end(held: Held) -> None:
 
 def test_the_first_group_is_the_highest_bit() -> None:
     assert encode_held(Held(0b1, 1, 0b100)) == bytes((0x80, 0x20))
+
+
+ALICE, DIGEST = PublicKey(b"a" * 32), bytes(32)
+
+
+@asynccontextmanager
+async def server(sharing: Sharing) -> AsyncIterator[tuple[BlobServer, Outbox]]:
+    outbox = Outbox()
+    served = BlobServer("alice", ALICE, outbox, sharing, RecordingLog(Signal()))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.run)
+        yield served, outbox
+        nursery.cancel_scope.cancel()
+
+
+def question(number: int, digest: bytes = DIGEST, count: int = 0) -> bytes:
+    return struct.pack(">I32sI", number, digest, count)
+
+
+def said(outbox: Outbox) -> list[tuple[int, bytes]]:
+    decoder = FrameDecoder()
+    decoder.feed(outbox.gather())
+    return list(decoder)
+
+
+async def nothing(first: int, count: int) -> None:
+    return None
+
+
+async def test_holdings_are_told_once_there_are_more_and_not_too_often(autojump_clock: trio.testing.MockClock) -> None:
+    sharing = Sharing(MemoryBlobs())
+    met: list[PublicKey] = []
+    shared = Shared(nothing, on_fellow=met.append)
+    assert sharing.begin(DIGEST, shared) and not sharing.begin(DIGEST, shared_again := Shared(nothing, met.append))
+    async with server(sharing) as (served, outbox):
+        served.on_held_wanted(question(1))
+        await wait_all_tasks_blocked()
+        assert (said(outbox), met) == ([], [ALICE])
+        sharing.grew(shared, Held(0b1, 1))
+        await wait_all_tasks_blocked()
+        assert said(outbox) == [(Kind.HELD, struct.pack(">I", 1) + encode_held(Held(0b1, 1)))]
+        served.on_held_wanted(question(2, count=1))
+        sharing.grew(shared, Held(0b11, 2))
+        await wait_all_tasks_blocked()
+        assert said(outbox) == [], "not so soon after the last"
+        await trio.sleep(2 * limits.HELD_SECONDS)
+        assert said(outbox) == [(Kind.HELD, struct.pack(">I", 2) + encode_held(Held(0b11, 2)))]
+        served.on_held_wanted(question(3, count=2))
+        await trio.sleep(1.0)
+        sharing.end(DIGEST, shared_again)
+        await trio.sleep(1.0)
+        assert said(outbox) == []
+        sharing.end(DIGEST, shared)
+        await wait_all_tasks_blocked()
+        assert said(outbox) == [(Kind.BLOB_REFUSED, struct.pack(">IB", 3, Refusal.NOT_HELD))]
+    assert met == [ALICE]
+
+
+async def test_what_is_held_whole_is_said_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    blobs = MemoryBlobs()
+    digest = blobs.add(b"abc")
+    async with server(Sharing(blobs)) as (served, outbox):
+        served.on_held_wanted(question(7, digest))
+        await wait_all_tasks_blocked()
+        assert said(outbox) == [(Kind.HELD, struct.pack(">I", 7))]
+
+
+async def test_questions_of_one_peer_are_few(autojump_clock: trio.testing.MockClock) -> None:
+    """A later one about the same blob takes the place of the earlier; of too many the oldest is forgotten."""
+    sharing = Sharing(MemoryBlobs())
+    digests = [bytes((number,)) * 32 for number in range(limits.HELD_QUESTIONS_MAX + 1)]
+    for digest in digests:
+        sharing.begin(digest, Shared(nothing, on_fellow=lambda _: None))
+    async with server(sharing) as (served, _):
+        for number in range(1000):
+            served.on_held_wanted(question(number, digests[0]))
+        for number, digest in enumerate(digests[1:], start=1000):
+            served.on_held_wanted(question(number, digest))
+        await wait_all_tasks_blocked()
+        assert len(served._curious) == limits.HELD_QUESTIONS_MAX
+        assert digests[0] not in served._curious
+
+
+def test_more_fellows_than_can_be_reckoned_with_are_not() -> None:
+    met: list[PublicKey] = []
+    shared = Shared(nothing, on_fellow=met.append)
+    for number in range(2 * limits.FELLOWS_MAX):
+        shared.met(PublicKey(bytes((number,)) * 32))
+    assert len(met) == len(shared.fellows) == limits.FELLOWS_MAX
+
+
+@pytest.mark.parametrize("body", [b"", bytes(39), bytes(41)])
+def test_questions_of_another_width_are_malformed(body: bytes) -> None:
+    served = BlobServer("alice", ALICE, Outbox(), Sharing(MemoryBlobs()), RecordingLog(Signal()))
+    with pytest.raises(Malformed):
+        served.on_held_wanted(body)
+
+
+@pytest.mark.parametrize("body", [b"", bytes(3), bytes(5)])
+def test_holdings_of_another_width_are_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        BlobClient(Outbox()).on_held(body)
