@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from transport import limits
+from transport import limits, sockets
 from transport.address import Address, Scope, may_hear
 from transport.buckets import Slot
 from transport.connection import Shaken
 from transport.dialer import Dialer
 from transport.errors import Malformed, RemoteFault
+from transport.establish import DialError
 from transport.identity import Identity, PublicKey
 from transport.log import Log
 from transport.machine import unix_seconds
@@ -62,6 +63,7 @@ class Exchange:
         self._dialer = dialer
         self._sessions = sessions
         self._announce = announce
+        self._looked_up: Address | None = None  # where the operator announces a name
         self._host = host
         self._own: dict[Address, PeerRecord] = {}
         self._answers = Answers(host.rng)
@@ -83,7 +85,7 @@ class Exchange:
         if session.scope is Scope.GLOBAL:
             group, now = netgroup(session.remote), trio.current_time()
             alive = self._answers.of(group, alive, first=self._book.members, now=now)
-        if (own := self._learned_record()) is not None:
+        if (own := self._learned_record(session.scope)) is not None:
             alive = [own, *alive]
         told = session.pex.unseen((record for record in alive if record.key != session.key), trio.current_time())
         told = told if len(told) <= count else self._host.rng.sample(told, count)
@@ -144,15 +146,15 @@ class Exchange:
         """The record of this node to show on a connection whose own end is `local`, from `scope`."""
         if self._host.bound is None:
             return None
-        address = self._announce or self._host.bound
+        address = self._looked_up or self._announce or self._host.bound
         if address.ip is None or address.is_wildcard:
-            address = replace(local, port=self._host.bound.port)
-        return self._signed(address) if may_hear(address.scope, scope) else self._learned_record()
+            address = replace(local, port=address.port)
+        return self._signed(address) if may_hear(address.scope, scope) else self._learned_record(scope)
 
-    def _learned_record(self) -> PeerRecord | None:
-        """Ours at the address that peers have shown us (reachability.py), which most HELLOs came too early to carry."""
-        learned = self._host.own_address() if self._announce is None else None
-        return None if learned is None else self._signed(learned)
+    def _learned_record(self, scope: Scope) -> PeerRecord | None:
+        """Ours at the address that peers have shown us (reachability.py), or at that of our name: most HELLOs came too early to carry it."""
+        learned = self._looked_up if self._announce is not None else self._host.own_address()
+        return self._signed(learned) if learned is not None and may_hear(learned.scope, scope) else None
 
     def _signed(self, address: Address) -> PeerRecord:
         if address not in self._own:
@@ -171,6 +173,19 @@ class Exchange:
             for session in self._sessions.values():
                 session.outbox.push(session.pex.news())
             await trio.sleep(limits.NEWS_SECONDS)
+
+    async def look_up_own_name(self) -> None:
+        """Records carry numbers. A name that the operator announces may get another one, as those of homes do."""
+        while self._announce is not None and self._announce.ip is None:
+            try:
+                found = await sockets.look_up(self._announce)
+            except DialError as error:
+                self._host.log.warning("own name not found", announce=error.name, reason=error.reason)
+            else:
+                if found != self._looked_up:
+                    self._looked_up = found
+                    self.tell()
+            await trio.sleep(limits.LOOK_UP_SECONDS)
 
     async def ask_now_and_then(self) -> None:
         while True:

@@ -132,7 +132,9 @@ ANSWERS_MAX: Final = 256  # such answers kept, 64 names each: 1 MiB
 PEX_FREE_REQUESTS: Final = 2  # right after connecting
 PEX_REQUESTS_BURST: Final = 16.0  # saved up, at most: eleven kilobytes each
 PEX_SECONDS: Final = 10.0  # one more request is allowed per this time, and one for each NEWS that we sent
-PEX_TOLD_SECONDS: Final = 600.0  # then a record is told again on a connection: its node still lives, or there was no room
+PEX_TOLD_SECONDS: Final = (
+    600.0  # then a record is told again on a connection: its node still lives, or there was no room
+)
 PEX_ASK_SECONDS: Final = 60.0  # our own asking when nobody has news
 NEWS_SECONDS: Final = 0.2  # between two NEWS to everybody: joins of many nodes are told in one
 RECORD_FUTURE_SECONDS_MAX: Final = (
@@ -147,6 +149,9 @@ DIAL_BACK_CHECK_SECONDS: Final = 600.0  # afterwards: routers forget, addresses 
 DIAL_BACK_SECONDS_MAX: Final = 15.0  # for one: CONNECT + TLS + HELLO are 13 s
 DIAL_BACK_ANSWERS_MAX: Final = 32  # of the last that were asked; three count
 OWN_ADDRESS_GROUPS_MIN: Final = 2  # netgroups that must see this node at an address; one alone could be one liar
+LOOK_UP_SECONDS: Final = (
+    60.0  # between two looks at our own name, where we announce one: a resolver's cache answers most
+)
 OWN_RECORDS_MAX: Final = 16  # signed and kept: an address for each interface, and those that peers have shown
 DIAL_BACKS_AT_ONCE: Final = 4  # for others, all together; more are told "not now", and ask somebody else
 DIAL_BACKS_BURST: Final = 3.0  # for one peer, at its own address only, so that a small frame hits nobody else

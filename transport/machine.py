@@ -34,6 +34,11 @@ class Machine:
         """Raises OSError, or ValueError for a name that cannot be one."""
         return TcpStream(await trio.open_tcp_stream(host, port))
 
+    async def look_up(self, host: str) -> str:
+        """The first address of a name. Raises OSError, or ValueError for what cannot be one."""
+        found = await trio.socket.getaddrinfo(host, None, type=trio.socket.SOCK_STREAM)
+        return str(found[0][4][0])
+
     async def in_thread(
         self, call: Callable[..., Any], *args: Any, limiter: trio.CapacityLimiter | None, abandon_on_cancel: bool
     ) -> Any:

@@ -51,6 +51,17 @@ async def connect(address: Address) -> TcpStream:
         raise DialError(name, DialFailure.UNREACHABLE, "not a name that can be looked up") from None
 
 
+async def look_up(address: Address) -> Address:
+    """The same with a number for a host, where it is a name. Raises DialError."""
+    try:
+        with trio.fail_after(limits.CONNECT_SECONDS_MAX):
+            return Address(await MACHINE.get().look_up(address.host), address.port)
+    except trio.TooSlowError:
+        raise DialError(str(address), DialFailure.TIMED_OUT, "no answer to its name") from None
+    except (OSError, ValueError):
+        raise DialError(str(address), DialFailure.UNREACHABLE, "the name is not known") from None
+
+
 def name_of(its: Socket) -> Address:
     """This end of a socket."""
     return _address(its.getsockname())

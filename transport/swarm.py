@@ -311,6 +311,7 @@ class Swarm:
                 nursery.start_soon(self.dialer.run, self._bootstrap)
                 nursery.start_soon(self.exchange.tell_news)
                 nursery.start_soon(self.exchange.ask_now_and_then)
+                nursery.start_soon(self.exchange.look_up_own_name)
                 nursery.start_soon(self.dialback.run)
                 task_status.started(self.bound)
                 await trio.sleep_forever()

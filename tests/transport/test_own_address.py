@@ -11,15 +11,16 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import pytest
 import trio
 
 from p2pnode.simulation.streams import Listener, Network, Stream, Weather
 from p2pnode.simulation.whole import virtually
 from tests.transport.net import CHAIN, Node, RecordingLog, Rogue, Signal, echo, introduction
-from transport import limits
+from transport import limits, sockets
 from transport.address import Address, Scope
 from transport.blobs import MemoryBlobs
-from transport.establish import establish
+from transport.establish import DialError, establish
 from transport.events import ReachabilityChanged
 from transport.framing import Kind, encode_frame
 from transport.identity import Identity
@@ -32,6 +33,7 @@ from transport.tls import tls_identity
 PORT = 7337
 EVERYWHERE = Address("0.0.0.0", PORT)
 INSIDE = "192.168.1.2"
+NAMES: dict[str, str] = {}
 PUBLIC = "12.7.7.7"
 
 
@@ -41,6 +43,7 @@ class Host(Machine):
     def __init__(self, network: Network, address: str, *, inside: str | None = None, forwards: bool = True) -> None:
         self._network, self.address, self._inside, self.forwards = network, address, inside, forwards
         self._rng = random.Random(address)
+        self.names = NAMES
 
     async def listen(self, host: str, port: int) -> list[Listener]:
         listener = await self._network.listen(self.address if self.forwards else f"{self.address}-inside", port)
@@ -54,6 +57,11 @@ class Host(Machine):
 
     async def connect(self, host: str, port: int) -> Stream:
         return self._translated(await self._network.connect(self.address, (host, port)))
+
+    async def look_up(self, host: str) -> str:
+        if host not in self.names:
+            raise OSError("no such name")
+        return self.names[host]
 
     def random_bytes(self, count: int) -> bytes:
         return self._rng.randbytes(count)
@@ -201,6 +209,29 @@ def test_what_the_operator_announces_wins() -> None:
         assert verdicts(home)[-1] is Verdict.YES
 
     simulated(scenario)
+
+
+def test_a_name_that_is_announced_is_looked_up_and_its_number_told() -> None:
+    async def scenario(world: World) -> None:
+        NAMES.clear()
+        first = await world.node("11.1.1.1")
+        home = await world.node(PUBLIC, "11.1.1.1", inside=INSIDE, announce=Address("home.example", PORT))
+        await world.until(lambda: bool(home.log.named("own name not found")))
+        assert addresses(first, home) == []
+        for number in ("15.5.5.5", "16.6.6.6"):
+            NAMES["home.example"] = number
+            wanted = [Address(number, PORT)]
+            await world.until(
+                lambda wanted=wanted: addresses(first, home) == wanted, seconds=limits.LOOK_UP_SECONDS + 30
+            )
+
+    simulated(scenario)
+
+
+async def test_the_systems_names_are_looked_up() -> None:
+    assert (await sockets.look_up(Address("localhost", 9))).scope is Scope.LOOPBACK
+    with pytest.raises(DialError, match="the name is not known"):
+        await sockets.look_up(Address("a" * 64, 9))
 
 
 def test_a_private_address_is_told_to_nobody_outside() -> None:
