@@ -396,6 +396,33 @@ async def test_a_member_that_contradicts_itself_frames_nobody_else(tmp_path):
         assert accused == {four.identity.public_key}
 
 
+async def test_a_ban_is_one_nodes_own_and_changes_nobodys_count(tmp_path):
+    """It hangs up on a member for a proven lie, and goes on counting it: what that member says comes by way of the others."""
+    async with three_of_four(tmp_path) as four:
+        traitors = await four.traitors()
+        here, me = four.honest[0], consensus.PublicKey(four.identity.public_key)
+        text = statement(four.chain_id, 0x12, 5, 0, bytes(32))
+        await traitors[0].send(signed(four.identity, text, author=strangers(1)[0].public_key))
+        await traitors[0].ended.wait()
+        with pytest.raises(DialError, match="banned"):
+            await meet(port(here), four.chain_id, four.nursery, identity=four.identity)
+        members = here.rounds.state.membership.current
+        assert me in members and members.quorum() == 3
+
+        def is_accused() -> bool:
+            return any(key == me for key, _, _, _ in here.store.evidence())
+
+        while not is_accused():
+            state = here.rounds.state
+            for number, traitor in enumerate(traitors[1:]):
+                name = consensus.Digest(bytes([number + 1]) * 32)
+                vote = consensus.Prepare(me, state.height + 1, 0, name, -1, consensus.Signature(b""))
+                await traitor.send(said(sign(four.identity, four.chain_id, vote), four.chain_id))
+            await until(lambda state=state: is_accused() or all(height(n) > state.height for n in four.honest))
+        await four.go_on(1)
+        four.agree()
+
+
 # --- who joins, or comes back ----------------------------------------------------------------------------------------------------
 
 
