@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from p2pnode.bench import link, meeting, scale
+from p2pnode.bench import link, meeting, mover, scale, transfer
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
@@ -176,3 +176,25 @@ async def test_nodes_shake_hands_and_find_one_another_on_real_sockets():
     result["discovery"][0]["libp2p_known_seconds"] = 12.0
     beside = meeting.text({**result, "libp2p": {"version": "0.4", **figures}, "ratios": [0.5, 1.0, 2.0]})
     assert "0.50, 1.00, 2.00; median 1.00" in beside and beside.endswith("py-libp2p knows all after 12.00 s")
+
+
+def test_heights_beside_a_transfer_are_told_in_a_table(tmp_path):
+    idle, busy = turn([row(1), row(2)]), turn([row(3), row(4)])
+    for name, which in (("idle", idle), ("busy", busy)):
+        assert transfer._height_seconds([which])["p99"] == pytest.approx(0.06), name
+    spread_of = {"p50": 0.01, "p90": 0.02, "p99": 0.03, "heights": 50}
+    result = {"nodes": 4, "bytes": 500 << 20, "upload_mbit": 100.0, "mbit": None, "seconds": [42.0], "views_max": 0}
+    shown = transfer.text({**result, "idle": spread_of, "busy": spread_of, "ratio_p99": 1.0})
+    assert "524 MB" in shown and "loopback; uplink budget of each node: 100 Mbit/s" in shown and "1.00" in shown
+    mover.write(tmp_path / mover.ANSWER, {"seconds": 1.0})
+    assert json.loads((tmp_path / mover.ANSWER).read_text()) == {"seconds": 1.0}
+
+
+@pytest.mark.long
+def test_a_payload_moves_while_real_nodes_decide():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "transfer", "--size", "8", "--receivers", "2", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert process.returncode == 0, process.stderr
+    (result,) = json.loads(process.stdout)
+    assert len(result["seconds"]) == 2 and min(result["seconds"]) > 0
+    assert result["idle"]["heights"] > 0 and result["busy"]["heights"] > 0 and result["ratio_p99"] > 0

@@ -4,7 +4,7 @@
     round --empty                                           empty blocks on four nodes: what agreement alone costs
     consensus                                               agreement alone, on loopback and simulated far apart
     sync [--mbit N]                                         what a joiner gets, against a plain TLS stream; on a link of N Mbit/s
-    transfer [--size MIB] [--upload-mbit MBIT]              heights while a large payload moves, beside heights without
+    transfer [--upload-mbit MBIT] [--mbit N]                heights while a large payload moves, beside heights without
     lag                                                     how late the event loop runs beside training
     network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
     meeting [--libp2p PYTHON]                               handshakes and discovery on the sockets of this machine
@@ -87,10 +87,6 @@ def _parse() -> argparse.Namespace:
     joining.add_argument("--model", type=int, default=sync.MODEL_MEBIBYTES, metavar="MIB", help="size of the model")
     joining.add_argument("--blocks", type=int, default=sync.BLOCKS, metavar="N", help="length of the chain")
     joining.add_argument("--turns", type=int, default=sync.TURNS, metavar="N", help="pairs whose ratio counts")
-    joining.add_argument(
-        "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
-    )
-    joining.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
     growing = commands.add_parser("network", help="how a network grows, in virtual time")
     growing.add_argument("--nodes", type=int, nargs="+", default=list(scale.SIZES), metavar="N")
     strangers = commands.add_parser("meeting", help="handshakes and discovery on this machine's sockets")
@@ -99,6 +95,11 @@ def _parse() -> argparse.Namespace:
     moving.add_argument("--size", type=int, default=transfer.MEBIBYTES, metavar="MIB", help="size of the payload")
     moving.add_argument("--receivers", type=int, default=1, choices=range(1, transfer.NODES), help="at the same time")
     moving.add_argument("--upload-mbit", type=float, metavar="MBIT", help="each node's uplink budget (none)")
+    for command in (joining, moving):
+        command.add_argument(
+            "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
+        )
+        command.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
     for command in (one, votes, lag, joining, moving, growing, strangers):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
@@ -216,10 +217,12 @@ async def _meeting(given: argparse.Namespace) -> list[Json]:
 
 
 async def _transfer(given: argparse.Namespace) -> list[Json]:
+    if given.mbit is not None and not given.shaped:
+        link.shape(given.mbit, sys.argv[1:])
     result = await transfer.measure(
         mebibytes=given.size, receivers=given.receivers, upload_mbit=given.upload_mbit, size=SMALLEST, say=_say
     )
-    return [_shown(given, result, transfer.text)]
+    return [_shown(given, {**result, "mbit": given.mbit}, transfer.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------

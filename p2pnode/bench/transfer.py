@@ -56,10 +56,11 @@ async def measure(
 
 
 def text(result: Json) -> str:
+    link = f"a link of {result['mbit']} Mbit/s" if result["mbit"] else "loopback"
     rate = [result["bytes"] / 1e6 / seconds for seconds in result["seconds"]]
     lines = [
         f"{result['nodes']} nodes, empty blocks, and {result['bytes'] / 1e6:.0f} MB on their way from one to {len(rate)} others",
-        f"  uplink budget of each node: {_budget(result)}",
+        f"  on {link}; uplink budget of each node: {_budget(result)}",
         f"  moved in {', '.join(f'{seconds:.1f} s' for seconds in result['seconds'])} ({', '.join(f'{r:.0f}' for r in rate)} MB/s)",
         f"  {'StartHeight to decision, ms':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'heights':>9}",
     ]

@@ -248,7 +248,8 @@ async def test_holdings_are_told_once_there_are_more_and_not_too_often(autojump_
     sharing = Sharing(MemoryBlobs())
     met: list[PublicKey] = []
     shared = Shared(nothing, on_fellow=met.append)
-    assert sharing.begin(DIGEST, shared) and not sharing.begin(DIGEST, shared_again := Shared(nothing, met.append))
+    shared_again = Shared(nothing, on_fellow=met.append)
+    assert sharing.begin(DIGEST, shared) and not sharing.begin(DIGEST, shared_again)
     async with server(sharing) as (served, outbox):
         served.on_held_wanted(question(1))
         await wait_all_tasks_blocked()
