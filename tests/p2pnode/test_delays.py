@@ -45,3 +45,12 @@ def test_without_a_quorum_no_round_trip_counts():
     delays.note_round_trips([0.2], needed=2)
     delays.note_round_trips([], needed=0)  # a node that decides alone
     assert delays.measured() is None
+
+
+def test_where_a_quorum_is_several_links_away_its_messages_take_as_many():
+    delays = Delays()
+    delays.note_check(0.1)
+    delays.note_round_trips([], needed=26, steps=2)  # nobody is near: nothing is known
+    assert delays.measured() is None
+    delays.note_round_trips([0.02, 0.04, 9.0], needed=26, steps=3)
+    assert delays.measured() == consensus.DelaysMeasured(delay_seconds=0.06, check_seconds=0.2)

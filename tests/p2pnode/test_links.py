@@ -50,6 +50,13 @@ def test_along_a_line_everybody_is_reachable_and_across_a_cut_nobody():
     assert picture(0, LINE).reachable([], KEYS) == {KEYS[0]}
 
 
+def test_how_many_links_it_is_to_each():
+    steps = picture(0, LINE).steps([KEYS[1]], KEYS)
+    assert steps == {key: place for place, key in enumerate(KEYS)} and list(steps.values()) == sorted(steps.values())
+    assert picture(0, MESH).steps(KEYS[1:], KEYS) == {KEYS[0]: 0, **dict.fromkeys(KEYS[1:], 1)}
+    assert picture(0, LINE).steps([KEYS[1]], KEYS[1:]) == {key: place + 1 for place, key in enumerate(KEYS[1:])}
+
+
 def test_a_link_counts_where_both_ends_claim_it():
     links = Links(KEYS[0])
     links.take(say(Links(KEYS[1]), 1, [0, 2]), KEYS)

@@ -455,3 +455,24 @@ def test_a_bootstrap_address_that_is_a_members_stays_a_members_while_it_is_out_o
     (target,) = due(plan, 300.0)
     plan.failed(target, DialFailure.BAD_CERTIFICATE, now=300.0, alone=True)
     assert target.key is None, "somebody else answers there"
+
+
+def test_of_a_committee_that_is_linked_in_part_only_those_named_are_dialed_once_there_are_a_few() -> None:
+    plan = make()
+    plan.set_members(HIGHER, 0.0, links=HIGHER[:2])
+    plan.set_quorum(True, 0.0)
+    for port, key in enumerate(HIGHER, start=1):
+        plan.offer(place(port), key=key, now=0.0)
+    few = {Identity(bytes((n,)) * 32).public_key for n in range(100, 100 + limits.OVERLAY_PEERS_MIN)}
+    assert {t.key for t in due(plan, connected=few)} == set(HIGHER[:2])
+    assert {t.key for t in due(plan, connected=set(list(few)[1:]))} == set(HIGHER[2:])
+
+
+def test_without_a_quorum_only_the_members_to_be_linked_to_are_hurried_to() -> None:
+    plan = make()
+    plan.set_members(HIGHER, 0.0, links=HIGHER[:1])
+    for port, key in enumerate(HIGHER[:2], start=1):
+        plan.offer(place(port), key=key, now=0.0)
+    needed, other = sorted(due(plan), key=lambda t: t.address.port)
+    assert plan.seconds_max(needed) == limits.QUORUM_DIAL_SECONDS_MAX
+    assert plan.seconds_max(other) == math.inf

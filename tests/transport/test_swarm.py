@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.transport.net import CHAIN, OTHER_CHAIN, Network, Node, Rogue, everybody_knows_everybody
+from tests.transport.net import CHAIN, LOOPBACK, OTHER_CHAIN, Network, Node, Rogue, everybody_knows_everybody
 from transport import handshake, limits
 from transport.address import Address
 from transport.dialing import DialFailure, Target
@@ -17,7 +17,7 @@ from transport.errors import RequestFailed, UserError
 from transport.events import BootstrapFailed, PeerConnected, PeerDisconnected, TwinSeen
 from transport.framing import Kind, encode_frame
 from transport.identity import Identity
-from transport.peerbook import PeerBook
+from transport.peerbook import PeerBook, PeerRecord
 
 
 def free_port() -> int:
@@ -374,6 +374,18 @@ async def test_a_member_that_comes_back_is_found_while_there_is_no_quorum(net: N
     await net.until(lambda: bob.ups_and_downs(alice.key) == "+-+")
 
 
+async def test_of_a_committee_that_is_linked_in_part_the_links_that_nobody_needs_are_let_go(net: Network) -> None:
+    """By whoever has dialed, once the needed ones stand; who is no member is no matter of it."""
+    alice, bob, carol = await net.node(), await net.node(), await net.node()
+    dave = await net.node(alice, bob, carol)
+    await net.until(lambda: dave.knows(alice, bob, carol))
+    members = [alice.key, bob.key, dave.key]
+    bob.swarm.members(members, links=[alice.key])
+    dave.swarm.members(members, links=[alice.key])
+    await net.until(lambda: not dave.swarm.is_connected(bob.key))
+    assert dave.ups_and_downs(alice.key) == "+" and dave.ups_and_downs(carol.key) == "+"
+
+
 async def test_a_taken_port_means_the_next_one_or_an_error(net: Network) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -453,3 +465,18 @@ async def test_a_handshake_that_crashes_us_takes_nothing_along(net: Network, mon
     carol = await net.node(alice)
     await net.until(lambda: bool(alice.log.named("handshake crashed")) and bool(carol.of(BootstrapFailed)))
     assert alice.knows(bob)
+
+
+async def test_of_a_large_book_a_few_are_looked_at(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CANDIDATES_SCANNED_MAX", 3)
+    book = PeerBook()
+    for number in range(1, 20):
+        record = PeerRecord.sign(Identity.generate(), CHAIN, sequence=1, address=Address("127.0.0.1", number))
+        assert book.add(record, source=LOOPBACK, chain_id=CHAIN, now=1.0)
+    dialer = net.make(book=book).swarm.dialer
+    for looks in (1, 2):
+        dialer._choose(())
+        assert len(dialer.plan) <= 3 * looks
+    monkeypatch.setattr(limits, "CANDIDATES_SCANNED_MAX", 1024)
+    dialer._choose(())
+    assert len(dialer.plan) == limits.CANDIDATES_READY, "and no more offered than are soon dialed"
