@@ -19,7 +19,6 @@ from typing import Final
 from transport.errors import Malformed
 from transport.framing import Kind, encode_frame
 from transport.limits import (
-    BOOK_ENTRIES_MAX,
     PEX_FREE_REQUESTS,
     PEX_REQUESTS_BURST,
     PEX_SECONDS,
@@ -27,6 +26,7 @@ from transport.limits import (
     RECORDS_PER_RESPONSE_MAX,
     RECORDS_PER_SOURCE_BURST,
     RECORDS_PER_SOURCE_PER_SECOND,
+    SHOWN_RECORDS_MAX,
 )
 from transport.peerbook import RECORD_BYTES, PeerRecord
 from transport.ratelimit import TokenBucket
@@ -84,7 +84,7 @@ class PexExchange:
         for record in records:
             self._shown.pop(record.signature, None)
             self._shown[record.signature] = now
-        for signature in list(self._shown)[: max(0, len(self._shown) - BOOK_ENTRIES_MAX)]:
+        for signature in list(self._shown)[: max(0, len(self._shown) - SHOWN_RECORDS_MAX)]:
             del self._shown[signature]
 
     def on_response(self, body: bytes) -> list[PeerRecord]:

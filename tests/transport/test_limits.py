@@ -63,7 +63,6 @@ SHOWN = {
     "OUTBOUND_PER_GROUP_MAX": "test_dialing.py::test_into_one_netgroup_of_the_internet_leads_one_link_to_a_stranger",
 }
 UNSHOWN = {
-    "CANDIDATES_SCANNED_MAX",
     "FLIGHT_SECONDS",
     "HELD_SECONDS",
     "OVERLAY_PEERS_MIN",
@@ -272,7 +271,7 @@ async def test_what_is_kept_for_each_place_that_peers_come_from_is_bounded(net: 
     assert len(exchange._shares) == limits.SOURCES_MAX
     assert len(exchange._own) <= limits.OWN_RECORDS_MAX
     pex, record = PexExchange(now=0.0), PeerRecord.sign(EVE, None, sequence=1, address=Address("127.0.0.1", 1))
-    for number in range(0, limits.BOOK_ENTRIES_MAX + 640, 64):
+    for number in range(0, limits.SHOWN_RECORDS_MAX + 640, 64):
         pex.show([replace(record, signature=(number + each).to_bytes(64, "big")) for each in range(64)], 0.0)
-    assert len(pex._shown) == limits.BOOK_ENTRIES_MAX
+    assert len(pex._shown) == limits.SHOWN_RECORDS_MAX
     await rogue.leave()

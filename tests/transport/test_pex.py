@@ -146,7 +146,7 @@ def test_what_was_on_a_connection_is_not_told_again_for_a_while() -> None:
 def test_what_is_remembered_as_told_is_bounded() -> None:
     alice = PexExchange(now=0.0)
     records = [
-        replace(RECORDS[0], signature=number.to_bytes(64, "big")) for number in range(limits.BOOK_ENTRIES_MAX + 9)
+        replace(RECORDS[0], signature=number.to_bytes(64, "big")) for number in range(limits.SHOWN_RECORDS_MAX + 9)
     ]
     alice.show(records, 0.0)
     assert alice.unseen(records, 0.0) == records[:9]
