@@ -21,6 +21,7 @@ NODES = 4
 MEBIBYTES = 500
 HEIGHTS_PER_TURN = 50
 TURNS_IDLE = 4
+ANSWER_SECONDS_MAX = 120.0  # for the blob to stand on a disk; a fetch has answered by then
 
 Json = dict[str, Any]
 
@@ -93,6 +94,11 @@ async def _while_moving(network: Network, homes: Sequence[Path]) -> tuple[list[T
 
 
 async def _answers(homes: Sequence[Path]) -> list[Json]:
-    while not all((home / ANSWER).exists() for home in homes):  # noqa: ASYNC110 - other processes make them
-        await trio.sleep(0.1)
+    with trio.move_on_after(ANSWER_SECONDS_MAX) as waited:
+        while not all((home / ANSWER).exists() for home in homes):  # noqa: ASYNC110 - other processes make them
+            await trio.sleep(0.1)
+    if waited.cancelled_caught:
+        raise UserError(
+            f"a node said nothing for {ANSWER_SECONDS_MAX:.0f} s", "what it logged stands above, if it failed"
+        )
     return [json.loads((home / ANSWER).read_text()) for home in homes]
