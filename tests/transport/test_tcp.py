@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from transport.limits import UNSENT_BYTES_MAX
 from transport.tcp import TcpStream, listeners
 
 
@@ -101,3 +102,11 @@ async def test_closed_by_us_whoever_waits_is_told() -> None:
             with pytest.raises(trio.ClosedResourceError):
                 await use()
         await near.aclose()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system cannot bound it")
+async def test_little_waits_in_the_socket_before_what_comes_next() -> None:
+    async with pair() as ends:
+        for stream in ends:
+            bound = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            assert bound == UNSENT_BYTES_MAX
