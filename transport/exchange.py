@@ -106,6 +106,8 @@ class Exchange:
                 self._add_record(record, source=session.remote)
             except Malformed as error:
                 raise RemoteFault(session.name, f"it relayed {error}", proven=True) from None
+            if record.key == session.key:  # it has learned its own address since its HELLO
+                session.listens_at(record.address)
 
     def take_record(self, session: Session, shaken: Shaken) -> None:
         """A peer's own record, from its HELLO."""

@@ -157,6 +157,8 @@ def test_behind_a_router_that_forwards_it_learns_its_address_and_others_hear_of_
         await world.until(lambda: Address(PUBLIC, PORT) in addresses(first, home) + addresses(second, home))
         reach = home.swarm.reach()
         assert (reach.scope, reach.address) == (Scope.GLOBAL, Address(PUBLIC, PORT))
+        seen = {peer.key: peer for node in (first, second) for peer in node.swarm.peers()}[home.key]
+        assert (seen.address, seen.listens) == (Address(PUBLIC, PORT), True)
         late = await world.node("14.1.1.1", "11.1.1.1")
         await world.until(lambda: addresses(late, home) == [Address(PUBLIC, PORT)])
         for node in (first, second, late):
