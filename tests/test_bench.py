@@ -136,20 +136,22 @@ def test_the_chain_of_a_donor_is_a_real_one(tmp_path):
     store.close()
 
 
-def test_a_network_of_two_sizes_is_told_in_a_table():
-    command = [sys.executable, "-P", "-m", "p2pnode.bench", "network", "--nodes", "4", "6", "--json"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+def test_a_network_that_grows_is_told_in_a_table():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "network", "--nodes", "6", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS_MAX, check=False)
     assert process.returncode == 0, process.stderr
     (result,) = json.loads(process.stdout)
-    four, six = result["sizes"]
-    assert (four["nodes"], four["members"], six["nodes"], six["members"]) == (4, 1, 6, 2)
-    for row in (four, six):
-        assert row["known_share"] == 1 and 0 < row["known_seconds"] <= row["settled_seconds"]
-        assert row["links_per_node"] == row["nodes"] - 1  # so few are all linked to all
-        assert row["height"]["messages"] > 0 and row["memory_bytes_per_node"] > 0
-    table = scale.text(result)
-    assert "4 nodes" in table and "6 nodes" in table and "N^" in table
-    assert len(table.splitlines()) == 3 + len(scale.COLUMNS)
+    (six,) = result["sizes"]
+    assert (six["nodes"], six["members"], six["known_share"]) == (6, 2, 1)
+    assert 0 < six["known_seconds"] <= six["settled_seconds"]
+    assert six["links_per_node"] == 5  # so few are all linked to all
+    assert six["height"]["messages"] > 0 and six["memory_bytes_per_node"] > 0
+    never = {**six, "nodes": 12, "known_seconds": None, "height_seconds": None, "height": None, "links_per_node": 10.0}
+    rows = [six, never]
+    table = scale.text({"sizes": rows, "growth": scale.growth(rows)}).splitlines()
+    assert len(table) == 3 + len(scale.COLUMNS) and "6 nodes" in table[1] and "12 nodes" in table[1]
+    assert table[3].split() == ["all", "know", "all,", "s", f"{six['known_seconds']:.1f}", "never"]
+    assert table[6].split() == ["links", "a", "node", "5.0", "10.0", "N^1.00"]
 
 
 def test_a_power_law_is_found_and_none_where_there_is_none():

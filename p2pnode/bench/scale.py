@@ -40,8 +40,9 @@ SIZES = (25, 50, 100, 200)
 MEMBER_SHARE = 0.32  # of 200 nodes 64, which is as many as a genesis may name
 WEATHER = Weather(delay_seconds=0.04, spread=1.0)  # one way, 40 to 80 ms
 HEIGHTS = 2
-MEETING_SECONDS_MAX = 900.0  # virtual; then what is known until then is told
+MEETING_SECONDS_MAX = 60.0  # virtual; who knows whom by then is told as a share
 SETTLED_SECONDS = 3.0  # without a new connection anywhere
+SETTLING_SECONDS_MAX = 30.0  # in a large network somebody always tries an address
 QUIET_SECONDS = 5.0
 HEIGHT_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.1
@@ -138,37 +139,41 @@ async def _grow(directory: Path, nodes: int, heights: int) -> Json:
     async with running(crowd):
         crowd.start(*crowd.members)
         known_seconds = await _all_know_all(crowd, began)
+        known_share = _known(crowd) / (nodes * (nodes - 1))
         settled_seconds = await _settled(crowd) - began
         met = _count(crowd)
         await trio.sleep(QUIET_SECONDS)
         rested = _count(crowd)
         quiet = rested.since(met)
-        train(crowd.members[:members])
-        await crowd.reach(1, seconds=HEIGHT_SECONDS_MAX)  # the first one begins as soon as anybody has heard the order
-        first, first_at = _count(crowd), trio.current_time()
-        await crowd.reach(1 + heights, seconds=HEIGHT_SECONDS_MAX * heights)
-        spent, seconds = _count(crowd).since(first), trio.current_time() - first_at
+        height = await _heights(crowd, crowd.members[:members], heights)
         gc.collect()
         return {
             "nodes": nodes,
             "members": members,
             "known_seconds": known_seconds,
             "settled_seconds": settled_seconds,
-            "known_share": _known(crowd) / (nodes * (nodes - 1)),
+            "known_share": known_share,
             "links_per_node": met.connections / nodes,
             "meeting": _per(met, nodes),
             "quiet_per_second": _per(quiet, nodes * QUIET_SECONDS),
-            "height_seconds": seconds / heights,
-            "height": _per(spent, nodes * heights),
+            **height,
             "resident_bytes": resident_bytes(),
         }
 
 
-def train(members: Sequence[Any]) -> None:
-    """What the command of that name does, on every one of them at one moment."""
+async def _heights(crowd: Cluster, members: Sequence[Any], heights: int) -> Json:
+    """All of them are told to train; the first height begins as soon as anybody has heard that, and is not counted."""
     for member in members:
         member.node.training.on = True
         member.node.rounds.changed.fire()
+    try:
+        await crowd.reach(1, seconds=HEIGHT_SECONDS_MAX)
+        first, first_at = _count(crowd), trio.current_time()
+        await crowd.reach(1 + heights, seconds=HEIGHT_SECONDS_MAX * heights)
+    except AssertionError as problem:
+        return {"height_seconds": None, "height": None, "problem": str(problem)}
+    spent, seconds = _count(crowd).since(first), trio.current_time() - first_at
+    return {"height_seconds": seconds / heights, "height": _per(spent, len(crowd.members) * heights)}
 
 
 async def _all_know_all(crowd: Cluster, began: float) -> float | None:
@@ -189,8 +194,11 @@ def _known(crowd: Cluster) -> int:
 
 async def _settled(crowd: Cluster) -> float:
     """The moment of the last change in who is connected to whom, once it lies SETTLED_SECONDS back, and everybody has a part."""
-    links, changed_at = -1, trio.current_time()
-    while trio.current_time() - changed_at < SETTLED_SECONDS or not all(m.height >= 0 for m in crowd.members):
+    links, began = -1, trio.current_time()
+    changed_at, patience = began, began + SETTLING_SECONDS_MAX
+    while not all(member.height >= 0 for member in crowd.members) or (
+        trio.current_time() < min(changed_at + SETTLED_SECONDS, patience)
+    ):
         now = _count(crowd).connections
         if now != links:
             links, changed_at = now, trio.current_time()
@@ -241,22 +249,33 @@ def grow(sizes: Sequence[int], say: Callable[[str], None]) -> Json:
 
 COLUMNS: tuple[tuple[str, str, Callable[[Json], float | None]], ...] = (
     ("all know all, s", "{:,.1f}", lambda row: row["known_seconds"]),
+    ("known by then, %", "{:,.1f}", lambda row: row["known_share"] * 100),
     ("connections settled, s", "{:,.1f}", lambda row: row["settled_seconds"]),
     ("links a node", "{:,.1f}", lambda row: row["links_per_node"]),
     ("meeting: messages a node", "{:,.0f}", lambda row: row["meeting"]["messages"]),
     ("meeting: kB a node", "{:,.0f}", lambda row: row["meeting"]["bytes"] / 1e3),
+    ("  of them peer exchange", "{:,.0f}", lambda row: row["meeting"]["groups"]["peers"]["bytes"] / 1e3),
     ("quiet: messages a node and second", "{:,.1f}", lambda row: row["quiet_per_second"]["messages"]),
     ("quiet: kB a node and second", "{:,.2f}", lambda row: row["quiet_per_second"]["bytes"] / 1e3),
     ("height: s", "{:,.2f}", lambda row: row["height_seconds"]),
-    ("height: messages a node", "{:,.0f}", lambda row: row["height"]["messages"]),
-    ("  of them agreement", "{:,.0f}", lambda row: row["height"]["groups"]["agreement"]["messages"]),
-    ("  payloads", "{:,.0f}", lambda row: row["height"]["groups"]["payloads"]["messages"]),
-    ("height: kB a node", "{:,.0f}", lambda row: row["height"]["bytes"] / 1e3),
-    ("  of them agreement", "{:,.0f}", lambda row: row["height"]["groups"]["agreement"]["bytes"] / 1e3),
-    ("  payloads", "{:,.0f}", lambda row: row["height"]["groups"]["payloads"]["bytes"] / 1e3),
+    ("height: messages a node", "{:,.0f}", lambda row: _of_height(row, "messages")),
+    ("  of them agreement", "{:,.0f}", lambda row: _of_height(row, "messages", group="agreement")),
+    ("  payloads", "{:,.0f}", lambda row: _of_height(row, "messages", group="payloads")),
+    ("height: kB a node", "{:,.0f}", lambda row: _of_height(row, "bytes", scale=1e-3)),
+    ("  of them agreement", "{:,.0f}", lambda row: _of_height(row, "bytes", group="agreement", scale=1e-3)),
+    ("  payloads", "{:,.0f}", lambda row: _of_height(row, "bytes", group="payloads", scale=1e-3)),
     ("memory, MB a node", "{:,.1f}", lambda row: row["memory_bytes_per_node"] / 1e6),
     ("processor time in all, s", "{:,.0f}", lambda row: row["processor_seconds"]),
 )
+
+
+def _of_height(row: Json, what: str, *, group: str | None = None, scale: float = 1.0) -> float | None:
+    """None where no height was reached."""
+    height = row["height"]
+    if height is None:
+        return None
+    figure: float = (height if group is None else height["groups"][group])[what]
+    return figure * scale
 
 
 def growth(rows: Sequence[Json]) -> list[float | None]:
