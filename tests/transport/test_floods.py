@@ -154,12 +154,12 @@ async def handshakes(at: Scene) -> None:
 
 
 async def small_frames(at: Scene) -> None:
-    await repeat(at, encode_frame(0x80, b"x"), limits.FRAMES_BURST / 2)
+    await repeat(at, encode_frame(0x80, b"x"), limits.STRANGERS_FRAMES_BURST / 2)
 
 
 async def answers_unasked(at: Scene) -> None:
     for frame in (encode_frame(Kind.BLOB_REFUSED, bytes(5)), encode_frame(Kind.RESPONSE, bytes(5) + b"x")):
-        await repeat(at, frame, limits.FRAMES_BURST)
+        await repeat(at, frame, limits.STRANGERS_FRAMES_BURST / 4)
 
 
 async def leaves_unasked(at: Scene) -> None:
@@ -213,7 +213,7 @@ async def pings_never_read(at: Scene) -> None:
     """Every PING asks for a PONG, which is urgent and waits for nobody."""
     for _ in range(4):
         rogue = await at.rogue()
-        for _ in range(200):
+        for _ in range(40):
             await at.say(rogue, encode_frame(Kind.PING, bytes(8)) * 100)
     await at.asks()
 
