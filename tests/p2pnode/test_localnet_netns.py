@@ -121,7 +121,7 @@ def test_a_whole_run_with_real_links(tmp_path: Path) -> None:
     size = tmp_path / "small.json"
     size.write_text(json.dumps(SMALL))
     command = [sys.executable, "-P", "-m", "p2pnode.localnet.netns", "--json", "--size", str(size), "--rounds", "12"]
-    cuts = ["--partition", "1:2:4", "--partition", "4:2:1,2/3,4", "--partition", "9:2:3>1"]
+    cuts = ["--partition", "0.2:0.8:4", "--partition", "1.2:0.8:1,2/3,4", "--partition", "2.2:0.8:3>1"]
     links = ["--latency", "10", "--bandwidth", "20", "--drop", "0.005"]
     done = subprocess.run([*command, *links, *cuts], capture_output=True, text=True, timeout=240, check=False)
     said = f"{done.stdout}\n{done.stderr}"
