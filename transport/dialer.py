@@ -97,7 +97,7 @@ class Dialer:
             self._is_alone = not self._is_alone
             if self._is_alone:
                 self.plan.now_alone(now)
-        for key in self.plan.members:
+        for key in sorted(self.plan.members):  # in one order: a simulation is the same for the same seed
             for entry in self._book.of(key):
                 self.plan.offer(entry.record.address, key=entry.record.key, now=now)
         wanted = self.plan.strangers_wanted(connected)
