@@ -1,13 +1,19 @@
 """A network whose first node is gone for good, and all of whose other nodes are stopped: their address books bring them together again.
 
-Real processes and sockets. The bootstrap address that everybody was started with, and that the genesis names, is dead.
+Real processes and sockets. The bootstrap address that everybody was started with, and that the genesis names, is dead. And what a node
+does with its book at its end and at its beginning.
 """
 
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from p2pnode.config import Endpoint
+from p2pnode.store import Store
+from tests.p2pnode.little import identities, make_genesis, until
 from tests.p2pnode.machines import Machine, founder, same_at_every_common_height
+from tests.p2pnode.test_node import living, make_home, make_node, ready
+from transport import PeerBook
 
 
 def test_members_find_one_another_without_the_node_that_brought_them_together(
@@ -40,3 +46,25 @@ def test_members_find_one_another_without_the_node_that_brought_them_together(
     assert same_at_every_common_height(*others) >= height + 3
     for node in others:
         assert node.end(signal.SIGTERM) == 0
+
+
+async def test_the_book_is_kept_at_the_end_and_one_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
+    founders = identities(2)
+    genesis = make_genesis(founders)
+    homes = [make_home(tmp_path / str(place), founders[place], genesis) for place in (0, 1)]
+    first = make_node(homes[0])
+    async with living(first):
+        await until(lambda: first.bound is not None)
+        second = make_node(homes[1], bootstrap=(Endpoint("127.0.0.1", first.bound.port),))
+        async with living(second):
+            await until(lambda: ready(first) and ready(second) and second.swarm.is_connected(founders[0].public_key))
+    store = Store(homes[1].chain, genesis.chain_id)
+    saved = store.note("peers")
+    assert saved is not None
+    assert [entry.record.key for entry in PeerBook.load(saved)] == [founders[0].public_key]
+    store.put_note("peers", saved[:-1])
+    store.close()
+    again = make_node(homes[1])
+    async with living(again):
+        await until(lambda: again.bound is not None)
+        assert len(again.swarm.book) == 0
