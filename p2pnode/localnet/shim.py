@@ -8,7 +8,8 @@ it waits as long as TCP takes to send it again, and the connection's speed is wh
 A partition is a firewall that drops without a word: bytes wait and are tried again as TCP would, dials get no answer.
 
 Short of the real thing: a process that is killed is seen to be gone at once, also through a cut link, since the system between the two is
-one and the same; what was on its way out of a node that ends goes with it; and acknowledgements are never lost. ``scripts/netns`` has the kernel's links, where root is at hand.
+one and the same; what was on its way out of a node that ends goes with it; and acknowledgements are never lost. ``scripts/netns`` has the
+kernel's links, where root is at hand.
 
 For editors: bytes travel in tasks of the system's nursery, because they outlive the stream that sent them, as they would in a kernel.
 Durations are the loop's; partitions are moments that several processes agree on, by the machine's monotonic clock.
