@@ -22,7 +22,7 @@ from model.replica import Replica
 from p2pnode.arriving import Arriving
 from p2pnode.blobs import Blobs
 from p2pnode.genesis import Genesis
-from p2pnode.links import LINKS_KIND, Links
+from p2pnode.links import LINKS_KIND, UNSAID, Links, Standing
 from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
 from p2pnode.overlay import Overlay
@@ -175,6 +175,12 @@ class Gossip:
         if status != self._status:
             self._status = status
             self._swarm.publish(transport.encode_frame(FrameKind.STATUS, status.encode()))
+            self.tell_links()
+
+    def standings(self) -> dict[bytes, Standing]:
+        """Where others say that they stand: peers, and members that are heard of through others."""
+        near = {key: Standing(status.height, status.learning) for key, status in self.statuses.items()}
+        return {**self.links.standings(), **near}
 
     def tend_links(self) -> None:
         """Tell the swarm who the members are, and which of them this node is to be linked to."""
@@ -183,12 +189,21 @@ class Gossip:
         self._swarm.members(members, links=wanted)
 
     def tell_links(self) -> None:
-        """Tell everybody which members this one hears, if that changed or has not been said for a while."""
+        """Tell everybody which members this one hears, if that changed or has not been said for a while.
+
+        With where it stands, if some hear of that only so.
+        """
         members = self.committee().members
         if self._me in members:
             heard = self._swarm.live() & set(members)
+            own = self._status if len(heard) < len(members) - 1 else None
             said = self.links.say(
-                heard, chain_id=self._chain_id, sign=self.sign, now=trio.current_time(), unix_seconds=unix_seconds()
+                heard,
+                chain_id=self._chain_id,
+                sign=self.sign,
+                now=trio.current_time(),
+                unix_seconds=unix_seconds(),
+                standing=UNSAID if own is None else Standing(own.height, own.learning),
             )
             if said is not None:
                 self._swarm.publish(said.frame())

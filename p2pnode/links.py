@@ -1,12 +1,13 @@
 """Which members are connected to which: what each says of itself, signed, and what follows from it.
 
 What it is: the picture from which a node tells who can be reached through others (``health``), and to whom a vote must be passed on
-because its author cannot (``relay``). What it is not: agreement. Everything here is talk; a member that lies about its links can keep
-votes from itself alone, for a link counts only where both its ends claim it.
+because its author cannot (``relay``); and where members stand whom nobody here hears directly. What it is not: agreement. Everything here
+is talk; a member that lies about its links can keep votes from itself alone, for a link counts only where both its ends claim it.
 
-    statement(0x18)   sequence u64 | SHA-256 of the attachment
+    statement(0x18)   sequence u64 | height u64 | learning u64 | SHA-256 of the attachment
     attachment        the first eight bytes of the key of each member that the author hears from, ascending
 
+Height and learning are those of its STATUS, or zeros where it hears every member: then each has its STATUS.
 The sequence is the author's time in milliseconds: the highest counts. A member says it anew when it changes, and every ten seconds, so
 that one that comes later has it, too.
 """
@@ -15,6 +16,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import transport
 
@@ -23,18 +25,29 @@ PREFIX_BYTES = 8  # long enough that nobody finds a key that is taken for anothe
 LINKS_MAX = 128  # members of a committee, at most
 LINKS_SECONDS = 0.5  # how often a node looks whom it hears; it says what changed at once, and not more often
 LINKS_REPEAT_SECONDS = 10.0  # eight hundred bytes from each of a hundred members then
-_BODY = struct.Struct(">Q32s")
+_BODY = struct.Struct(">QQQ32s")
 
 
 class Malformed(ValueError):
     """The bytes are not of the form that they claim to be."""
 
 
+class Standing(NamedTuple):
+    """The decided height, and the one that is learned, or 0. Talk."""
+
+    height: int
+    learning: int
+
+
+UNSAID = Standing(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Whom one member says that it hears."""
+    """Whom one member says that it hears, and where it stands."""
 
     sequence: int
+    standing: Standing
     prefixes: frozenset[bytes]
 
     def hears(self, key: bytes) -> bool:
@@ -57,16 +70,18 @@ class Links:
         sign: Callable[[bytes], bytes],
         now: float,
         unix_seconds: float,
+        standing: Standing = UNSAID,
     ) -> transport.Envelope | None:
         """Our own claim, signed, if it changed or is due again."""
         prefixes = frozenset(key[:PREFIX_BYTES] for key in heard)
         old = self._claims.get(self._me)
-        if old is not None and old.prefixes == prefixes and now - self._said_at < LINKS_REPEAT_SECONDS:
+        is_old = old is not None and (old.prefixes, old.standing) == (prefixes, standing)
+        if is_old and now - self._said_at < LINKS_REPEAT_SECONDS:
             return None
         sequence = max(int(unix_seconds * 1000), old.sequence + 1 if old is not None else 0)
-        self._claims[self._me], self._said_at = Claim(sequence, prefixes), now
+        self._claims[self._me], self._said_at = Claim(sequence, standing, prefixes), now
         attachment = b"".join(sorted(prefixes))
-        body = _BODY.pack(sequence, hashlib.sha256(attachment).digest())
+        body = _BODY.pack(sequence, *standing, hashlib.sha256(attachment).digest())
         statement = transport.make_statement(LINKS_KIND, transport.ChainId(chain_id), body)
         return transport.Envelope(transport.PublicKey(self._me), sign(statement), statement, attachment)
 
@@ -81,6 +96,10 @@ class Links:
         for gone in self._claims.keys() - set(members) - {self._me}:
             del self._claims[gone]
         return True
+
+    def standings(self) -> dict[bytes, Standing]:
+        """What members say beside their links, where they do."""
+        return {key: claim.standing for key, claim in self._claims.items() if claim.standing != UNSAID}
 
     def linked(self, one: bytes, other: bytes) -> bool:
         """Both say that they hear the other."""
@@ -112,7 +131,8 @@ def _decode(envelope: transport.Envelope) -> Claim:
     count, rest = divmod(len(attachment), PREFIX_BYTES)
     if len(body) != _BODY.size or rest or count > LINKS_MAX:
         raise Malformed("links that are not of their form")
-    sequence, digest = _BODY.unpack(body)
+    sequence, height, learning, digest = _BODY.unpack(body)
     if hashlib.sha256(attachment).digest() != digest:
         raise Malformed("links that their author did not sign")
-    return Claim(sequence, frozenset(attachment[i : i + PREFIX_BYTES] for i in range(0, len(attachment), PREFIX_BYTES)))
+    prefixes = frozenset(attachment[i : i + PREFIX_BYTES] for i in range(0, len(attachment), PREFIX_BYTES))
+    return Claim(sequence, Standing(height, learning), prefixes)

@@ -247,7 +247,7 @@ class Rounds:
         if self.recent:
             expected = set(frozenset[bytes]().union(*self.recent))
         members = self.pool_members()
-        for peer, status in self.parts.gossip.statuses.items():
+        for peer, status in self.parts.gossip.standings().items():
             if status.learning == self.pool.height:
                 if is_waited_for(self.claims.get(peer, 0), is_member=peer in members):
                     expected.add(peer)
@@ -510,7 +510,7 @@ class Rounds:
         return frozenset(self.state.membership.current.members)
 
     def _count_claims(self, listed: frozenset[bytes]) -> None:
-        claims, statuses = self.claims, self.parts.gossip.statuses
+        claims, statuses = self.claims, self.parts.gossip.standings()
         for gone in claims.keys() - statuses.keys():
             del claims[gone]
         for peer, status in statuses.items():

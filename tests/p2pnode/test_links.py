@@ -8,7 +8,7 @@ import pytest
 
 import consensus
 import transport
-from p2pnode.links import LINKS_KIND, LINKS_REPEAT_SECONDS, Links, Malformed
+from p2pnode.links import LINKS_KIND, LINKS_REPEAT_SECONDS, UNSAID, Links, Malformed, Standing
 from p2pnode.relay import RELAYED_BURST, Relay
 from tests.p2pnode.little import identities
 
@@ -17,7 +17,7 @@ PEOPLE = identities(7)
 KEYS = [person.public_key for person in PEOPLE]
 
 
-def say(links, place, heard, *, now=0.0, unix_seconds=1000.0):
+def say(links, place, heard, *, now=0.0, unix_seconds=1000.0, standing=UNSAID):
     """What `place` says when it hears those."""
     return links.say(
         [KEYS[other] for other in heard],
@@ -25,6 +25,7 @@ def say(links, place, heard, *, now=0.0, unix_seconds=1000.0):
         sign=PEOPLE[place].sign,
         now=now,
         unix_seconds=unix_seconds,
+        standing=standing,
     )
 
 
@@ -75,6 +76,16 @@ def test_it_is_said_when_it_changes_and_now_and_then():
     assert say(links, 0, [1, 2], now=1.5 + LINKS_REPEAT_SECONDS) is not None
 
 
+def test_where_a_member_stands_is_said_with_its_links():
+    links, theirs = Links(KEYS[0]), Links(KEYS[1])
+    links.take(say(theirs, 1, [2]), KEYS)
+    assert links.standings() == {}
+    assert links.take(say(theirs, 1, [2], standing=Standing(7, 8), now=0.1), KEYS)
+    assert links.standings() == {KEYS[1]: (7, 8)}
+    assert say(theirs, 1, [2], standing=Standing(7, 8), now=0.2) is None
+    assert links.take(say(theirs, 1, [2], now=0.3), KEYS) and links.standings() == {}
+
+
 def test_the_newest_counts_also_when_the_clock_stands_still():
     mine, theirs = Links(KEYS[0]), Links(KEYS[1])
     first, second = say(theirs, 1, [0]), say(theirs, 1, [0, 2])
@@ -96,7 +107,7 @@ def test_what_is_not_of_its_form_is_refused(attachment):
     said = say(Links(KEYS[1]), 1, [0])
     with pytest.raises(Malformed):
         Links(KEYS[0]).take(replace(said, attachment=attachment), KEYS)
-    body = struct.pack(">Q32s", 1, hashlib.sha256(b"").digest()) + b"more"
+    body = struct.pack(">QQQ32s", 1, 0, 0, hashlib.sha256(b"").digest()) + b"more"
     statement = transport.make_statement(LINKS_KIND, transport.ChainId(CHAIN_ID), body)
     with pytest.raises(Malformed):
         Links(KEYS[0]).take(transport.Envelope(KEYS[1], b"", statement), KEYS)

@@ -136,6 +136,7 @@ def play_sparsely(count: int, *, heights: int, seconds: float) -> tuple[list[int
                 and len(member.node.swarm.live()) < count - 1
                 and len(rows := member.node.store.rounds(1)) == 1
                 and rows[0]["contributions"] == count
+                and len(member.node.gossip.standings()) == count - 1
                 for member in cluster.members
             ),
             seconds=seconds,

@@ -22,7 +22,7 @@ def pace(member: Member, seconds: Callable[[], float]) -> None:
     class Paced(SimulatedWorker):
         async def run(self, job: Callable[[], T]) -> T:
             height, until = member.height, trio.current_time() + seconds()
-            while trio.current_time() < until and member.height == height:
+            while trio.current_time() < until and member.height == height:  # noqa: ASYNC110 - as the stop flag is
                 await trio.sleep(min(0.5, seconds() / 10))
             return job()
 
