@@ -164,7 +164,7 @@ def shared(me: bytes, *fellows: bytes, count: int = 128) -> FetchPlan:
 
 
 def asked(plan: FetchPlan, asker: bytes, most: int = 1000) -> list[int]:
-    found = []
+    found: list[int] = []
     while len(found) < most and (wanted := take(plan, asker)) is not None:
         found.append(wanted.first)
         plan.hold(wanted.first)
