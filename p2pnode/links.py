@@ -98,8 +98,9 @@ class Links:
         return True
 
     def standings(self) -> dict[bytes, Standing]:
-        """What members say beside their links, where they do."""
-        return {key: claim.standing for key, claim in self._claims.items() if claim.standing != UNSAID}
+        """What other members say beside their links, where they do."""
+        said = {key: claim.standing for key, claim in self._claims.items() if key != self._me}
+        return {key: standing for key, standing in said.items() if standing != UNSAID}
 
     def linked(self, one: bytes, other: bytes) -> bool:
         """Both say that they hear the other."""

@@ -81,7 +81,7 @@ def test_where_a_member_stands_is_said_with_its_links():
     links.take(say(theirs, 1, [2]), KEYS)
     assert links.standings() == {}
     assert links.take(say(theirs, 1, [2], standing=Standing(7, 8), now=0.1), KEYS)
-    assert links.standings() == {KEYS[1]: (7, 8)}
+    assert links.standings() == {KEYS[1]: (7, 8)} and theirs.standings() == {}
     assert say(theirs, 1, [2], standing=Standing(7, 8), now=0.2) is None
     assert links.take(say(theirs, 1, [2], now=0.3), KEYS) and links.standings() == {}
 
