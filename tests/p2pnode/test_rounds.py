@@ -9,6 +9,7 @@ import consensus
 from consensus import Purpose
 from p2pnode import pool as pool_module
 from p2pnode import rounds as rounds_module
+from p2pnode.collect import CLAIMS_MAX
 from p2pnode.driver import Revival
 from p2pnode.pool import Held
 from p2pnode.vote_records import Announced, VoteRecord, decode, encode
@@ -325,7 +326,7 @@ async def test_nobody_is_waited_for_who_only_claims_to_learn(tmp_path):
     rig = Rig(tmp_path, members=4)
     statuses, liar = rig.gossip.statuses, STRANGER.public_key
     statuses[liar] = status(0, learning=1)
-    for _ in range(rounds_module.CLAIMS_MAX):
+    for _ in range(CLAIMS_MAX):
         assert liar in rig.rounds._expected()
         rig.rounds._count_claims(frozenset())
     assert liar not in rig.rounds._expected()
