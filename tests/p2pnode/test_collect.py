@@ -88,7 +88,9 @@ USUAL = {A: 4.0, B: 4.0, C: 4.0, D: 6.0}
 def test_b_who_is_known_to_need_longer_is_waited_for_until_then_and_a_quarter_more():
     held = {A: 104.0, B: 104.0, C: 104.0}
     assert moment([A, B, C, D], held, usual=USUAL) == 107.5
-    assert moment([A, B, C, D], held, usual={**USUAL, D: 2.0}) == 104.5  # should be here already: something is wrong with it
+    assert (
+        moment([A, B, C, D], held, usual={**USUAL, D: 2.0}) == 104.5
+    )  # should be here already: something is wrong with it
     assert moment([A, B, C, D], held, usual={A: 4.0}) == 106.0  # not measured
 
 

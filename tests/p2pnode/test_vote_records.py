@@ -21,7 +21,8 @@ def test_every_kind_comes_back_as_it_went_in(chain):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"X" + bytes(40), b"S" + bytes(7), b"S" + bytes(9), b"M" + bytes(9), b"C" + bytes(50), b"V\x09" + bytes(12)]
+    "data",
+    [b"", b"X" + bytes(40), b"S" + bytes(7), b"S" + bytes(9), b"M" + bytes(9), b"C" + bytes(50), b"V\x09" + bytes(12)],
 )
 def test_what_is_no_record_is_refused(data):
     with pytest.raises(consensus.Malformed):
