@@ -75,8 +75,8 @@ async def test_statuses_are_told_once_and_to_whoever_comes_later(tmp_path):
             assert two.gossip.statuses == {one.key: status} and two.heard == [offered]
             assert two.gossip.peers_at(3) == [one.key] and two.gossip.peers_at(4) == []
             assert came == [two.key]
+            one.gossip.statuses[two.key] = status
             nursery.cancel_scope.cancel()
-        one.gossip.statuses[two.key] = status
         await until(lambda: two.key not in one.gossip.statuses)  # who is gone says nothing
 
 

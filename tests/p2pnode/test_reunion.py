@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from p2pnode.config import Endpoint
 from p2pnode.store import Store
 from tests.p2pnode.little import identities, make_genesis, until
@@ -16,6 +18,7 @@ from tests.p2pnode.test_node import living, make_home, make_node, ready
 from transport import PeerBook
 
 
+@pytest.mark.long
 def test_members_find_one_another_without_the_node_that_brought_them_together(
     machines: Callable[[str], Machine], tmp_path: Path
 ) -> None:
