@@ -26,6 +26,7 @@ from p2pnode.checkpoint import Checkpoint, WrongHistory
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip, decision
+from p2pnode.housekeeping import SNAPSHOTS_KEPT
 from p2pnode.logs import Logger
 from p2pnode.store import Store
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX, HEIGHT_MAX
@@ -225,6 +226,9 @@ class CatchUp:
             if replica is not None:
                 root = state.model_root.hex()[:16]
                 self._log.info("model taken", height=state.height, root=root, bytes=replica.byte_length)
+                # A restart could not compute it: the payloads below are not here, and whoever had it may be gone by then.
+                keep = partial(self._blobs.put_snapshot, state.height, state.model_root, replica, keep=SNAPSHOTS_KEPT)
+                await in_thread(keep)
                 return Position(state, replica, recent)
         return position
 

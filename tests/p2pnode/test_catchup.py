@@ -64,6 +64,9 @@ async def test_a_whole_model_is_taken_where_it_is_less_to_carry(tmp_path):
         position = await catchup.advance(position, 6)
         assert position.state == CHAIN.state and same_model(position, 6)
     assert me.log.said("model taken")[0]["height"] == 5
+    assert me.blobs.snapshots() == [(5, CHAIN.states[5].model_root)], (
+        "who gave it may be gone when this node starts again"
+    )
 
 
 async def test_a_node_that_missed_little_replays_and_takes_no_whole_model(tmp_path, monkeypatch):
