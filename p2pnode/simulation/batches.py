@@ -169,7 +169,7 @@ class Cores:
 
 
 def _begin() -> None:
-    """Of a worker. A scenario makes many objects and few cycles: looking for those as often as usual takes a tenth of its time."""
+    """Of a worker. A scenario makes many objects and few cycles: looking for those as often as usual takes a twentieth of its time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
-    gc.set_threshold(50_000)
+    gc.set_threshold(5_000)  # with more the garbage outgrows the cache
