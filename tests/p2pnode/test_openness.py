@@ -65,6 +65,7 @@ async def test_two_nodes_dial_each_other_back_and_say_so(tmp_path):
     founders = identities(1)
     genesis = make_genesis(founders)
     one = make_node(make_home(tmp_path / "one", founders[0], genesis))
+    logs._recent.clear()  # nodes of other tests have lived in this process
     with logs.logging_to(Home(tmp_path / "one"), "info"):
         async with living(one):
             await until(lambda: ready(one))
