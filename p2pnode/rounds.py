@@ -56,7 +56,7 @@ from p2pnode.worker import Worker
 from p2pnode.writing import Writing
 from transport.machine import in_thread
 
-LISTED_HEIGHTS = 20  # what a peer's score looks at
+LISTED_HEIGHTS = 20  # a peer's score is the share of so many last rounds that list a contribution of it
 RETRY_SECONDS = 1.0  # until a member's bytes that could not be had are asked for again
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from p2pnode.rounds import Rounds
     from p2pnode.seat import Parting, Seat
 
-SCORE_HEIGHTS = 20  # a peer's score is the share of the last rounds that list a contribution of it
 Answer = Mapping[str, Any]
 
 

@@ -157,11 +157,7 @@ class DialBack:
 
 async def probe(host: Prober, address: Address, key: PublicKey) -> None:
     """Whether this very node answers there: all the handshakes, and BYE. Raises DialError where it does not."""
-    tcp = await sockets.connect(address)
-    remote = sockets.peer_of(tcp.socket)
-    if remote is None:
-        await trio.aclose_forcefully(tcp)
-        raise DialError(str(address), DialFailure.CLOSED, "it closed the connection at once")
+    tcp, remote = await sockets.connect(address)
     shaken = await host.establish(tcp, remote, expected=key, is_client=True, is_probe=True)
     await _hear_out(shaken, say=encode_bye(Bye.LEAVING, "only a probe"))
 

@@ -165,11 +165,7 @@ class Dialer:
     async def _connect(self, target: Target) -> Shaken:
         """TCP, TLS and HELLO with one target; raises DialError."""
         with trio.move_on_after(self.plan.seconds_max(target)):
-            tcp = await sockets.connect(target.address)
-            remote = sockets.peer_of(tcp.socket)
-            if remote is None:
-                await trio.aclose_forcefully(tcp)
-                raise DialError(str(target.address), DialFailure.CLOSED, "it closed the connection at once")
+            tcp, remote = await sockets.connect(target.address)
             return await self._host.establish(tcp, remote, expected=target.key, is_client=True)
         raise DialError(str(target.address), DialFailure.TIMED_OUT, "no answer")
 

@@ -32,7 +32,6 @@ from transport.peerbook import RECORD_BYTES, PeerRecord
 from transport.tls import TlsPeer
 
 PROTOCOL_VERSION: Final = 3
-NONCE_BYTES: Final = 32
 NOTHING_SUSPECTED: Final = bytes(32)
 _NOTHING_SEEN: Final = bytes(PACKED_BYTES)
 _BODY: Final = struct.Struct(">H32s32s32s32s18sB")

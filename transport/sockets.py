@@ -37,18 +37,23 @@ async def listen(wanted: Address, *, fallback: bool) -> list[TcpListener]:
     raise UserError(f"cannot listen on {wanted}: no port is free", "choose another with --listen HOST:PORT")
 
 
-async def connect(address: Address) -> TcpStream:
-    """Raises DialError with the class of what went wrong."""
+async def connect(address: Address) -> tuple[TcpStream, Address]:
+    """The stream and where it really ends, a number for a name. Raises DialError with the class of what went wrong."""
     name = str(address)
     try:
         with trio.fail_after(limits.CONNECT_SECONDS_MAX):
-            return await MACHINE.get().connect(address.host, address.port)
+            tcp = await MACHINE.get().connect(address.host, address.port)
     except trio.TooSlowError:
         raise DialError(name, DialFailure.TIMED_OUT, "no answer") from None
     except OSError as error:
         raise DialError(name, *_why(error)) from None
     except ValueError:  # a name that IDNA cannot encode, for one
         raise DialError(name, DialFailure.UNREACHABLE, "not a name that can be looked up") from None
+    remote = peer_of(tcp.socket)
+    if remote is None:
+        await trio.aclose_forcefully(tcp)
+        raise DialError(name, DialFailure.CLOSED, "it closed the connection at once")
+    return tcp, remote
 
 
 async def look_up(address: Address) -> Address:

@@ -46,9 +46,9 @@ async def _measure() -> Costs:
     signature = identity.sign(statement)
     blobs = transport.MemoryBlobs()
     async with trio.open_nursery() as nursery:
-        listener = _swarm(transport.Identity.generate(), blobs, bootstrap=())
+        listener = bare_swarm(transport.Identity.generate(), blobs, bootstrap=())
         bound = await nursery.start(listener.run)
-        dialer = _swarm(identity, transport.MemoryBlobs(), bootstrap=[bound])
+        dialer = bare_swarm(identity, transport.MemoryBlobs(), bootstrap=[bound])
         await nursery.start(dialer.run)
         for swarm in (listener, dialer):
             while not isinstance(await swarm.events.receive(), transport.PeerConnected):
@@ -69,7 +69,7 @@ async def _measure() -> Costs:
     )
 
 
-def _swarm(
+def bare_swarm(
     identity: transport.Identity, blobs: transport.MemoryBlobs, *, bootstrap: Sequence[transport.Address]
 ) -> transport.Swarm:
     async def refuse(_: transport.PublicKey, method: int, body: bytes) -> bytes:

@@ -19,8 +19,8 @@ from typing import Any
 import trio
 
 import transport
+from p2pnode.bench.costs import CHAIN, bare_swarm
 from p2pnode.errors import UserError
-from p2pnode.logs import get_logger
 from transport.establish import Introduction, establish
 from transport.machine import Machine
 from transport.tcp import TcpStream
@@ -32,7 +32,6 @@ NODES = (8, 16)
 MEET_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.01
 LIBP2P_PEERS = Path(__file__).with_name("libp2p_peers.py")
-CHAIN = transport.ChainId(b"\x18" * 32)
 
 Json = dict[str, Any]
 
@@ -89,7 +88,7 @@ async def discovery(nodes: int) -> Json:
         began = time.perf_counter()
         bound: list[transport.Address] = []
         for _ in range(nodes):
-            swarm = _swarm(bound[:1])
+            swarm = bare_swarm(transport.Identity.generate(), transport.MemoryBlobs(), bootstrap=bound[:1])
             swarms.append(swarm)
             bound.append(await nursery.start(swarm.run))
             nursery.start_soon(_drain, swarm)
@@ -107,24 +106,6 @@ async def discovery(nodes: int) -> Json:
 async def _drain(swarm: transport.Swarm) -> None:
     async for _ in swarm.events:
         pass
-
-
-def _swarm(bootstrap: Sequence[transport.Address]) -> transport.Swarm:
-    async def refuse(_: transport.PublicKey, method: int, body: bytes) -> bytes:
-        raise transport.RequestRefused("nothing is asked here")
-
-    return transport.Swarm(
-        identity=transport.Identity.generate(),
-        listen=transport.Address("127.0.0.1", 0),
-        listen_fallback=False,
-        announce=None,
-        bootstrap=list(bootstrap),
-        book=transport.PeerBook(),
-        chain_id=CHAIN,
-        handler=refuse,
-        blobs=transport.MemoryBlobs(),
-        log=get_logger(part="bench"),
-    )
 
 
 def _end() -> tuple[transport.Identity, TlsIdentity]:

@@ -13,8 +13,9 @@ async def test_a_connection_knows_both_its_ends():
     (listener,) = await sockets.listen(Address("127.0.0.1", 0), fallback=False)
     async with listener:
         here = sockets.name_of(listener.socket)
-        async with await sockets.connect(here) as near, await listener.accept() as far:
-            assert sockets.peer_of(near.socket) == here
+        near, remote = await sockets.connect(here)
+        async with near, await listener.accept() as far:
+            assert remote == sockets.peer_of(near.socket) == here
             assert sockets.peer_of(far.socket) == sockets.name_of(near.socket)
 
 
