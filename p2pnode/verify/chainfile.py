@@ -51,7 +51,11 @@ def read(path: Path, report: Report) -> Found | None:
     """
     if path.stat().st_size > BYTES_MAX:
         raise SetUpError(f"{path}: larger than any exported chain", "name a file that p2pnode verify --export wrote")
-    content = path.read_bytes()
+    return parse(path.read_bytes(), path, report)
+
+
+def parse(content: bytes, path: Path, report: Report) -> Found | None:
+    """What `read` does with the bytes of the file; raises as it does."""
     sealed = hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
     if not content.startswith(MAGIC):
         if sealed and content.startswith(_FAMILY):

@@ -61,7 +61,7 @@ def _connection() -> list[Target]:
         target("frames", _frames, stream, vote * 2, bytes_max=limits.READ_BYTES),
         target("hello", partial(_hear, Kind.HELLO), *hellos, **how),
         target("signed hello", _signed_hello, *(hello[96:] for hello in hellos), **how),
-        target("handshake", _handshake, b"\2" + _true_id(), b"\1" + hellos[0], b"\3\1why", **how),
+        target("handshake", _handshake, b"\2" + _heard().id, b"\1" + hellos[0], b"\3\1why", **how),
         target("bye", decode_bye, encode_bye(Bye.TWIN, "elsewhere")[5:], bytes_max=FRAME_BYTES_MAX[Kind.BYE]),
         target("certificate of a leaf", identify, bytes_max=limits.CERTIFICATE_BYTES_MAX),
         target("response", _response, *_ANSWERS, bytes_max=FRAME_BYTES_MAX[Kind.RESPONSE]),
@@ -130,17 +130,17 @@ def _signed_hello(data: bytes) -> object:
     return _hear(Kind.HELLO, BOB.public_key + BOB.sign(data[: _signed_bytes()]) + data)
 
 
-def _true_id() -> bytes:
+@cache
+def _heard() -> Handshake:
+    """Alice, who has heard a true HELLO."""
     alice = copy(_alice())
     alice.receive(Kind.HELLO, _bob(None).start()[5:])
-    return alice.id
+    return alice
 
 
 def _handshake(data: bytes) -> object:
-    """A true HELLO, then anything: the first byte is the kind of frame."""
-    alice = copy(_alice())
-    alice.receive(Kind.HELLO, _bob(None).start()[5:])
-    return alice.receive(data[0] if data else 0, data[1:])
+    """Anything after that: the first byte is the kind of frame."""
+    return copy(_heard()).receive(data[0] if data else 0, data[1:])
 
 
 def _response(data: bytes) -> object:
