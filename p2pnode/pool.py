@@ -85,9 +85,12 @@ class Pool:
 
     def forget(self, contribution: consensus.Contribution) -> None:
         """Nobody has its bytes now: announced again, it is asked for again, and meanwhile it takes nobody's place."""
-        slot = (contribution.author, contribution.purpose)
+        slot, digest = (contribution.author, contribution.purpose), contribution.payload_digest
         if slot not in self._held and self._announced.get(slot) == contribution:
             del self._announced[slot]
+            wanted = [*self._announced.values(), *(held.contribution for held in self._held.values())]
+            if all(other.payload_digest != digest for other in wanted):
+                self._named.discard(digest)  # else names grow for as long as nobody decides this height
 
     def hold(self, held: Held) -> None:
         """The bytes of an announced contribution are here and of the right form."""

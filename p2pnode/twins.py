@@ -23,6 +23,7 @@ WORD_SECONDS_MAX = (
     2.0  # a start waits so long for members that are not there; with enough of them it takes milliseconds
 )
 LOOK_SECONDS = 0.05
+STRANGERS_MAX = 64  # who refuse this node and are no members: remembered, because they may become some
 PLACES_MAX = 64  # remembered so that each is one line in the log; a peer may name any number
 
 
@@ -44,9 +45,13 @@ class Twins:
         if event.witness is None:
             self._settle(f"another process with this key is at {event.where}")
         elif event.refused:
+            committee = self._committee()
             self._refused_by[event.witness] = event.where
-            witnesses = [where for key, where in self._refused_by.items() if key in self._committee()]
-            if len(witnesses) >= self._committee().blocking():
+            strangers = [key for key in self._refused_by if key not in committee]
+            if len(strangers) > STRANGERS_MAX:
+                del self._refused_by[strangers[0]]
+            witnesses = [where for key, where in self._refused_by.items() if key in committee]
+            if len(witnesses) >= committee.blocking():
                 self._settle(f"{len(witnesses)} members refuse this node: {event.where}")
         elif event.where not in self._places and len(self._places) < PLACES_MAX:
             self._places.add(event.where)

@@ -118,6 +118,19 @@ def test_copies_of_bytes_on_their_way_are_few_and_go_when_the_bytes_are_here(poo
     assert pool.announce(offer(CHAIN.founders[0], 1)) is None  # a member is never taken for a copy
 
 
+def test_bytes_that_nobody_has_leave_nothing_behind(pool):
+    """A stranger announces what does not exist, for as long as a height is open: in an idle network, for ever."""
+    for seed in range(100):
+        made_up = offer(STRANGERS[0], seed)
+        assert pool.announce(made_up) is None and pool.names(made_up.payload_digest)
+        pool.forget(made_up)
+    assert not pool._named and not pool._announced
+    wanted = offer(CHAIN.founders[0], 1)
+    assert pool.announce(wanted) is None and pool.announce(offer(STRANGERS[0], 1)) is None
+    pool.forget(offer(STRANGERS[0], 1))
+    assert pool.names(wanted.payload_digest)  # a member's bytes are the same, and are still asked for
+
+
 def test_among_strangers_a_payload_counts_once_for_the_first(pool):
     late, first = sorted(STRANGERS[:2], key=lambda i: i.public_key)
     member = offer(CHAIN.founders[0], 1)

@@ -7,7 +7,7 @@ import trio
 
 import consensus
 import transport
-from p2pnode.twins import PLACES_MAX, Twins
+from p2pnode.twins import PLACES_MAX, STRANGERS_MAX, Twins
 from p2pnode.wire import Malformed, Method, decode_spoken
 from tests.p2pnode.little import Chain, RecordingLog, certify, sign, until
 from tests.p2pnode.rig import Peer, network
@@ -40,6 +40,16 @@ def test_one_liar_silences_nobody_and_a_blocking_set_does():
     assert not scene.found
     for founder in CHAIN.founders[2:]:
         scene.refused(founder.public_key)
+    assert scene.found == ["2 members refuse this node: it is there"]
+
+
+def test_strangers_who_refuse_are_forgotten_and_members_are_not():
+    scene = Scene()
+    scene.refused(CHAIN.founders[1].public_key)
+    for number in range(2 * STRANGERS_MAX):
+        scene.refused(transport.Identity(number.to_bytes(32, "big")).public_key)
+    assert len(scene.twins._refused_by) == 1 + STRANGERS_MAX and not scene.found
+    scene.refused(CHAIN.founders[2].public_key)
     assert scene.found == ["2 members refuse this node: it is there"]
 
 
