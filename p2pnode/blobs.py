@@ -11,6 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from io import SEEK_END
 from pathlib import Path
 
 import trio
@@ -204,6 +205,8 @@ class Blobs:
         """``size`` bytes from ``offset`` (fewer at the end), or ``None`` when the blob is not here."""
         try:
             with self._path(digest).open("rb") as file:
+                if offset >= file.seek(0, SEEK_END):
+                    return b""  # a stranger's offset may be one that no file can have, and seeking there fails
                 file.seek(offset)
                 return file.read(size)
         except FileNotFoundError:

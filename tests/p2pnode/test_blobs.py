@@ -77,6 +77,7 @@ def test_what_is_served_equals_the_digest(blobs):
     leaves = [blobs.read(digest, offset, LEAF_BYTES) for offset in range(0, len(DATA), LEAF_BYTES)]
     assert b"".join(leaves) == DATA
     assert blobs.read(digest, 10 * LEAF_BYTES, LEAF_BYTES) == b""
+    assert blobs.read(digest, (2**32 - 1) * LEAF_BYTES, LEAF_BYTES) == b""  # the last leaf that a question can name
 
 
 def test_damaged_bytes_are_not_served(blobs):
