@@ -394,10 +394,11 @@ class Fetch:
         return len(true) == len(arrived)
 
     def _caught(self, source: _Source) -> None:
-        """It lied: nothing more is asked of it."""
-        source.failure = source.failure or LIE
-        source.scope.cancel()
-        self._lied(source.holder.key)
+        """It lied: nothing more is asked of it, and that is what it is remembered for, whatever else it failed in."""
+        if source.failure != LIE:
+            source.failure = LIE
+            source.scope.cancel()
+            self._lied(source.holder.key)
 
     async def _finish(self, source: _Source, expected: Expected) -> None:
         """Wait for the answer, for as long as `_watch` lets us; a failure ends all of this holder's requests."""
@@ -407,8 +408,8 @@ class Fetch:
             await expected.done.wait()
         finally:
             source.owed.discard(expected)
-        if expected.failure is not None and source.failure is None:
+        if expected.failure == LIE:
+            self._caught(source)
+        elif expected.failure is not None and source.failure is None:
             source.failure = expected.failure
             source.scope.cancel()
-            if source.failure == LIE:
-                self._lied(source.holder.key)

@@ -1,6 +1,6 @@
 """Fetches by a virtual clock: holders joined by hand, without sockets."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from transport.blobs import BlobClient, BlobServer, MemoryBlobs, Refusal, _Wante
 from transport.content import Buffer, digest_of
 from transport.errors import RequestFailed
 from transport.fetch import Fetch, Leaves
-from transport.framing import FrameDecoder, Kind
+from transport.framing import FrameDecoder, Kind, encode_frame
 from transport.identity import PublicKey
 from transport.limits import LEAF_BYTES
 from transport.outbox import Outbox
@@ -65,7 +65,7 @@ async def holders(*sources: BlobSource, kind: type[BlobServer] = BlobServer) -> 
         nursery.cancel_scope.cancel()
 
 
-async def fetch(data: bytes, near: Sequence[Near]) -> bytes:
+async def fetch(data: bytes, near: Sequence[Near], lied: Callable[[PublicKey], None] = lambda key: None) -> bytes:
     target = bytearray(len(data))
 
     def sink(leaves: Leaves) -> None:
@@ -74,7 +74,7 @@ async def fetch(data: bytes, near: Sequence[Near]) -> bytes:
 
     plan = FetchPlan(digest_of(data), len(data))
     log = RecordingLog(Signal())
-    await Fetch(plan, holders=lambda: near, sink=sink, lied=lambda key: None, log=log).run()
+    await Fetch(plan, holders=lambda: near, sink=sink, lied=lied, log=log).run()
     return bytes(target)
 
 
@@ -182,3 +182,28 @@ async def test_a_sink_that_fails_ends_the_fetch_with_its_own_error(autojump_cloc
         plan, log = FetchPlan(digest_of(DATA), len(DATA)), RecordingLog(Signal())
         with pytest.raises(OSError, match="no space left"):
             await Fetch(plan, holders=lambda: near, sink=full, lied=lambda key: None, log=log).run()
+
+
+class LiesAndGoesOn(BlobServer):
+    """Sends hashes that do not fit together with a leaf, so that both are known at the same moment."""
+
+    asked = 0
+
+    async def _hashes(self, wanted: _Wanted) -> Refusal | None:
+        self.asked = wanted.number
+        return None
+
+    async def _leaves(self, wanted: _Wanted) -> Refusal | None:
+        lie = encode_frame(Kind.HASHES, self.asked.to_bytes(4, "big"), bytes(32 * 40))
+        leaf = encode_frame(Kind.LEAF, wanted.number.to_bytes(4, "big"), bytes(4), bytes(LEAF_BYTES))
+        await self.outbox.push_bulk(lie, leaf)
+        return None
+
+
+async def test_a_lie_is_one_whatever_else_failed_at_the_same_moment(autojump_clock: trio.testing.MockClock) -> None:
+    """Which of its requests is looked at first is chance; sixteen of them take their turn."""
+    caught: list[PublicKey] = []
+    async with holders(*[MemoryBlobs() for _ in range(16)], kind=LiesAndGoesOn) as near:
+        with pytest.raises(RequestFailed):
+            await fetch(DATA, near, lied=caught.append)
+    assert caught == [holder.key for holder in near]
