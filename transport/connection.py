@@ -24,6 +24,7 @@ from transport.identity import PublicKey, short_id
 from transport.outbox import Outbox
 from transport.ratelimit import TokenBucket
 from transport.tls_stream import TlsStream
+from transport.window import BulkWindow
 
 _NONCE: Final = struct.Struct(">Q")
 _NOTHING: Final = KindTraffic(0, 0)
@@ -81,6 +82,7 @@ class Connection:
         self.is_retired = False
         self._stream = shaken.stream
         self._outbox = outbox
+        self._window = BulkWindow()
         self._traffic = traffic
         self._scope = trio.CancelScope()
         self._shared = shared
@@ -191,22 +193,23 @@ class Connection:
             await trio.sleep(wait_seconds)
 
     async def _write(self) -> None:
+        if not self.is_retired:
+            self._outbox.window = self._window
         while not self.is_retired:
             await self._outbox.wait()
             if self._outbox.is_overflown:
                 raise RemoteFault(self.name, "it is too slow for what consensus sends it")
             if not self.is_retired and (batch := self._outbox.gather()):
-                await self._send(batch)
+                await self._send(batch + self._next_ping() if self._window.is_probe_due else batch)
         await self._send(encode_bye(Bye.DUPLICATE))
         self._bye_sent = True
         if not self._bye_received:
             await trio.sleep_forever()  # the reader ends it at the peer's BYE, or the deadline does
 
     async def _send(self, data: bytes) -> None:
-        began = self._sending_since = trio.current_time()
+        self._sending_since = trio.current_time()
         await self._stream.send_all(data)
         self._sending_since = None
-        self._outbox.took(len(data), trio.current_time() - began)
         self._traffic.sent += len(data)
 
     async def _keep_alive(self) -> None:
@@ -237,11 +240,15 @@ class Connection:
         return min(quiet_at, self._pinged_at + limits.PING_SECONDS)
 
     def _ping(self) -> None:
-        now = self._pinged_at = trio.current_time()
+        self._pinged_at = trio.current_time()
         if not self.is_retired:
-            self._pings_sent += 1
-            self._unanswered[self._pings_sent] = now
-            self._outbox.push(encode_frame(Kind.PING, _NONCE.pack(self._pings_sent)))
+            self._outbox.push(self._next_ping())
+
+    def _next_ping(self) -> bytes:
+        self._pings_sent += 1
+        self._unanswered[self._pings_sent] = self._pinged_at = trio.current_time()
+        self._window.probed(self._pings_sent)
+        return encode_frame(Kind.PING, _NONCE.pack(self._pings_sent))
 
     def _on_pong(self, body: bytes) -> None:
         """One that nobody asked for means nothing."""
@@ -250,7 +257,13 @@ class Connection:
         number = _NONCE.unpack(body)[0]
         sent_at = self._unanswered.get(number)
         if sent_at is not None:
-            self.rtt_seconds = trio.current_time() - sent_at
+            now = trio.current_time()
+            self.rtt_seconds = now - sent_at
+            is_urgent = self._outbox.pacer.is_agreeing(now)
+            self._window.answered(number, seconds=self.rtt_seconds, now=now, is_urgent=is_urgent)
+            if self._window.is_probe_due:
+                self._ping()
+            self._outbox.wake()
             self._unanswered = {later: at for later, at in self._unanswered.items() if later > number}
             self._answered = number
             self._pong.set()

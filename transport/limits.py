@@ -58,11 +58,14 @@ CONNECT_SECONDS_MAX: Final = 3.0  # a path slower than this carries no round
 TLS_SECONDS_MAX: Final = 5.0  # two round trips and 2 ms of CPU; bounds slow-loris
 HELLO_SECONDS_MAX: Final = 5.0  # one round trip
 HANDSHAKES_MAX: Final = 64  # half-open inbound connections, all together: 64 x ~100 KiB of TLS state
-HANDSHAKES_PER_HOST_MAX: Final = 8  # of these from one globally routable host, so that one host cannot take them all
+HANDSHAKES_PER_IP_MAX: Final = 8  # of these from one IP group of the internet, so that one host cannot take them all
+HANDSHAKES_PER_GROUP_MAX: Final = HANDSHAKES_MAX // 4  # of one netgroup; beyond it who comes from elsewhere goes first
 HANDSHAKE_SECONDS_MIN: Final = 1.0  # that a handshake has before its place goes to a newcomer, where all are taken
 
 # --- Connections ----------------------------------------------------------------------------------------------------
 PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; beyond it members, and whom we dialed
+INBOUND_PER_IP_MAX: Final = 2  # strangers from one IPv4 address or IPv6 /64: people share homes; more cost money
+INBOUND_PER_GROUP_MAX: Final = PEERS_MAX // 4  # strangers from one netgroup: who fills all places needs four of them
 LINKS_PER_PEER_MAX: Final = 3  # the live one and two that are being closed
 PING_SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 1.0  # nothing heard for so long: ask; where members talk, they repeat more often than that
@@ -75,6 +78,21 @@ SEND_BYTES: Final = 256 * KIB  # urgent frames gathered into one write: fewer sy
 UNSENT_BYTES_MAX: Final = 128 * KIB  # in the socket and not yet on the way: 16 ms at 64 Mbit/s, before a vote's turn
 PIECE_SECONDS: Final = 0.016  # of a known uplink, for one piece of bulk: as long as a vote waits for it, at most
 PIECE_BYTES_MIN: Final = 16 * KIB  # but a record of TLS is never cut: 16 ms at 8 Mbit/s
+WINDOW_BYTES_START: Final = 4 * (
+    LEAF_BYTES + KIB
+)  # of bulk on its way to a peer of whose link nothing is known: four leaves
+WINDOW_BYTES_MIN: Final = 32 * KIB  # two pieces in a round trip, whatever the delay: 2.6 Mbit/s at 100 ms
+WINDOW_BYTES_MAX: Final = 16 * MIB  # 1 Gbit/s at 128 ms
+DELAY_SECONDS: Final = (
+    0.025  # that bulk may add to a round trip: above what Wi-Fi varies by, a third of what an ear notices
+)
+DELAY_URGENT_SECONDS: Final = (
+    0.0025  # the same while votes are on their way: three of them one after the other are a height
+)
+AGREEMENT_SECONDS: Final = (
+    0.25  # after a message of agreement was sent, in which the next one of the height is expected
+)
+BASE_SECONDS: Final = 300.0  # for which the shortest round trip counts, once or twice: routes change now and then
 PACE_LATE_SECONDS_MAX: Final = 0.02  # by which a busy loop may be late without losing its share of the uplink's budget
 ALONG_SECONDS_MAX: Final = (
     0.02  # what is passed on in case it is needed: a fiftieth of a repetition, several votes on a LAN
@@ -195,5 +213,6 @@ DIAL_TRIES_MAX: Final = (
 HEAD_START_SECONDS: Final = 0.3  # the lower node id dials first, so that most pairs never dial each other twice
 DIAL_TARGETS_MAX: Final = 1024  # addresses out of the book with their waiting times; what failed most makes room
 BAN_SECONDS: Final = 60.0  # after a proven fault; short, since a key costs nothing
-BANS_MAX: Final = 4096
+IP_BAN_SECONDS: Final = 30.0  # for strangers from where a liar came from: shorter, since others may share that address
+BANS_MAX: Final = 4096  # of keys, and of IP groups; whoever has so many to spend gains more by other means
 PORTS_TRIED_MAX: Final = 100  # next free port after the default one

@@ -2,9 +2,10 @@
 
 Urgent frames are never waited for: their producer must not block, so overflow means that the peer is seconds behind
 and is dropped. Those that may come a moment later go along with the next one, because a write of its own costs both ends
-more than the frame. Bulk frames make their producer wait, and are written piece by piece as the uplink's budget allows
-(pacing.py), each piece no longer than a vote may wait for it: what the link showed to take longer is cut (framing.py). The
-queues belong to the peer and not to a connection, so a duplicate connection can be closed without losing a frame (session.py).
+more than the frame. Bulk frames make their producer wait, and are written piece by piece as the uplink's budget (pacing.py)
+and the window of the connection (window.py) allow, each piece no longer than a vote may wait for it: longer frames are cut
+(framing.py). The queues belong to the peer and not to a connection, so a duplicate connection can be closed without losing a
+frame (session.py).
 """
 
 from __future__ import annotations
@@ -16,30 +17,29 @@ from collections.abc import Sequence
 import trio
 
 from transport.content import Buffer
-from transport.framing import cut
+from transport.framing import Kind, cut
 from transport.limits import (
     ALONG_SECONDS_MAX,
     BULK_BYTES_MAX,
-    PIECE_BYTES_MIN,
-    PIECE_SECONDS,
     SEND_BYTES,
     URGENT_BYTES_MAX,
     URGENT_FRAMES_MAX,
 )
 from transport.pacing import Pacer
+from transport.window import BulkWindow
 
 
 class Outbox:
     def __init__(self, pacer: Pacer | None = None) -> None:
         """`pacer`: of the whole node; without one there is no budget."""
-        self._pacer = Pacer() if pacer is None else pacer
+        self.pacer = Pacer() if pacer is None else pacer
+        self.window: BulkWindow | None = None  # of the connection that writes
         self._urgent: deque[bytes] = deque()
         self._bulk: deque[tuple[Sequence[Buffer], int]] = deque()
         self._urgent_bytes = 0
         self._urgent_due = math.inf  # when to write them
         self._bulk_bytes = 0
         self._booked: tuple[float, int] | None = None  # when the next piece of bulk may be written, and its size
-        self._link_piece_bytes = float(SEND_BYTES)  # of bulk, that this peer's link takes in PIECE_SECONDS
         self._cuts = 0
         self._writers = trio.lowlevel.ParkingLot()
         self._producers = trio.lowlevel.ParkingLot()
@@ -55,7 +55,10 @@ class Outbox:
         else:
             self._urgent.append(frame)
             self._urgent_bytes += len(frame)
-        due = trio.current_time() + ALONG_SECONDS_MAX if along else -math.inf
+        now = trio.current_time()
+        if frame[0] == Kind.ENVELOPE:
+            self.pacer.agrees(now)
+        due = now + ALONG_SECONDS_MAX if along else -math.inf
         if due < self._urgent_due or self.is_overflown:
             self._urgent_due = due
             self._writers.unpark_all()
@@ -88,20 +91,12 @@ class Outbox:
             size += len(frame)
         if size:
             self._urgent_bytes -= size
-            self._pacer.spend(size, now)
+            self.pacer.spend(size, now)
         if not self._urgent:
             self._urgent_due = math.inf
         if not self._urgent and self._bulk_due() <= now:
             frames += self._take_piece()
         return b"".join(frames)
-
-    def took(self, count: int, seconds: float) -> None:
-        """What writing so many bytes took: pieces of bulk are made shorter where a vote would wait too long for one."""
-        if count >= self._link_piece_bytes / 2:
-            if seconds > PIECE_SECONDS:
-                self._link_piece_bytes = max(self._link_piece_bytes / 2, PIECE_BYTES_MIN)
-            elif seconds < PIECE_SECONDS / 4:
-                self._link_piece_bytes = min(self._link_piece_bytes * 2, SEND_BYTES)
 
     async def wait(self) -> None:
         """Until there is something to write or a reason to look again."""
@@ -120,7 +115,8 @@ class Outbox:
 
     @property
     def _piece_bytes(self) -> int:
-        return int(min(self._link_piece_bytes, self._pacer.piece_bytes))
+        window_bytes = SEND_BYTES if self.window is None else self.window.piece_bytes
+        return int(min(window_bytes, self.pacer.piece_bytes))
 
     def _due(self) -> float:
         return -math.inf if self.is_overflown else min(self._urgent_due, self._bulk_due())
@@ -135,13 +131,17 @@ class Outbox:
                 if size and size + length > most:
                     break
                 size += length
-            self._booked = self._pacer.book(size, trio.current_time()), size
+            if self.window is not None and not self.window.has_room(size):
+                return math.inf
+            self._booked = self.pacer.book(size, trio.current_time()), size
         return self._booked[0]
 
     def _take_piece(self) -> list[Buffer]:
         """What was booked."""
         assert self._booked is not None
         left = self._booked[1]
+        if self.window is not None:
+            self.window.sent(left)
         taken: list[Buffer] = []
         while left > 0:
             pieces, length = self._bulk.popleft()

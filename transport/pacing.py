@@ -2,23 +2,24 @@
 
 Sans-IO: moments are passed in. A connection books the moment of its next piece of bulk, one piece at a time, so whoever has bulk for many
 receivers serves them in turn, and none gets more than its share. Urgent frames are only counted: what they take is taken from bulk.
-What it is not: a limit on consensus, or a measure of the link; without a budget bulk goes as fast as TCP takes it.
+What it is not: a limit on consensus, or a measure of the link (window.py has that).
 """
 
 from __future__ import annotations
 
 import math
 
-from transport.limits import PACE_LATE_SECONDS_MAX, PIECE_BYTES_MIN, PIECE_SECONDS, SEND_BYTES
+from transport.limits import AGREEMENT_SECONDS, PACE_LATE_SECONDS_MAX, PIECE_BYTES_MIN, PIECE_SECONDS, SEND_BYTES
 
 
 class Pacer:
-    __slots__ = ("_bytes_per_second", "_free_at")
+    __slots__ = ("_agreed_at", "_bytes_per_second", "_free_at")
 
     def __init__(self, bytes_per_second: float = math.inf) -> None:
         """Of frames, all connections together."""
         self._bytes_per_second = bytes_per_second
         self._free_at = -math.inf
+        self._agreed_at = -math.inf
 
     @property
     def piece_bytes(self) -> float:
@@ -34,3 +35,11 @@ class Pacer:
     def spend(self, count: int, now: float) -> None:
         """Urgent bytes are written now, whatever is booked."""
         self.book(count, now)
+
+    def agrees(self, now: float) -> None:
+        """A message of agreement is being sent."""
+        self._agreed_at = now
+
+    def is_agreeing(self, now: float) -> bool:
+        """Whether one was a moment ago: bulk then keeps out of the way."""
+        return now - self._agreed_at < AGREEMENT_SECONDS

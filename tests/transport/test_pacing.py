@@ -10,6 +10,7 @@ from transport.errors import Malformed
 from transport.framing import FrameDecoder, FrameJoiner, Kind, cut, encode_frame
 from transport.outbox import Outbox
 from transport.pacing import Pacer
+from transport.window import BulkWindow
 
 LEAF = encode_frame(Kind.LEAF, bytes(limits.LEAF_BYTES))
 MBIT = 125_000.0
@@ -90,19 +91,22 @@ async def test_a_vote_never_waits_for_the_budget(autojump_clock: trio.testing.Mo
         nursery.cancel_scope.cancel()
 
 
-async def test_on_a_link_that_shows_to_be_slow_bulk_is_cut_and_comes_whole(
+async def test_where_little_may_be_on_its_way_bulk_is_cut_and_comes_whole(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     outbox, decoder, joiner = Outbox(), FrameDecoder(), FrameJoiner()
-    for _ in range(8):
-        outbox.took(limits.SEND_BYTES, 10 * limits.PIECE_SECONDS)
+    outbox.window = window = shrunk()
+    pieces = int(window.piece_bytes)
+    assert pieces < limits.LEAF_BYTES
     await outbox.push_bulk(LEAF)
     kinds, whole = [], []
     ping = encode_frame(Kind.PING, bytes(8))
-    for _ in range(5):
+    for number in range(100, 105):
         batch = outbox.gather()
-        assert len(batch) <= limits.PIECE_BYTES_MIN + len(ping)
+        assert len(batch) <= pieces + len(ping)
         decoder.feed(batch)
+        window.probed(number)
+        window.answered(number, seconds=10.0, now=0.0, is_urgent=False)
         outbox.push(ping)
     for kind, body in decoder:
         kinds.append(kind)
@@ -110,10 +114,46 @@ async def test_on_a_link_that_shows_to_be_slow_bulk_is_cut_and_comes_whole(
             whole.append(frame)
     assert whole == [(Kind.LEAF, bytes(limits.LEAF_BYTES))]
     assert kinds[:4] == [Kind.PART, Kind.PING, Kind.PART, Kind.PING]
-    for _ in range(8):
-        outbox.took(limits.SEND_BYTES, 0.0)
-    await outbox.push_bulk(LEAF)
-    assert outbox.gather() == ping + LEAF, "quick again: in one piece"
+
+
+async def test_bulk_waits_for_the_window_and_votes_do_not() -> None:
+    outbox = Outbox()
+    outbox.window = window = BulkWindow()
+    for _ in range(6):
+        await outbox.push_bulk(LEAF)
+    written = 0
+    while batch := outbox.gather():
+        written += len(batch)
+    assert written <= limits.WINDOW_BYTES_START < written + window.piece_bytes
+    outbox.push(b"vote")
+    assert outbox.gather() == b"vote"
+    window.probed(1)
+    window.answered(1, seconds=0.01, now=0.0, is_urgent=False)
+    assert outbox.gather().startswith(LEAF)
+
+
+async def test_for_a_moment_after_a_vote_bulk_is_to_keep_out_of_the_way(autojump_clock: trio.testing.MockClock) -> None:
+    pacer = Pacer()
+    votes, others = Outbox(pacer), Outbox(pacer)
+    others.push(encode_frame(Kind.PING, bytes(8)))
+    assert not pacer.is_agreeing(trio.current_time())
+    votes.push(encode_frame(Kind.ENVELOPE, b"vote"))
+    await trio.sleep(limits.AGREEMENT_SECONDS / 2)
+    assert pacer.is_agreeing(trio.current_time())
+    await trio.sleep(limits.AGREEMENT_SECONDS)
+    assert not pacer.is_agreeing(trio.current_time())
+
+
+def shrunk() -> BulkWindow:
+    """Of a link on which all takes ten seconds longer than it might."""
+    window = BulkWindow()
+    window.probed(0)
+    window.answered(0, seconds=0.001, now=0.0, is_urgent=False)
+    for number in range(1, 20):
+        window.sent(limits.WINDOW_BYTES_START)
+        window.probed(number)
+        window.answered(number, seconds=10.0, now=0.0, is_urgent=False)
+    return window
 
 
 @given(some.binary(min_size=1, max_size=4000), some.integers(20, 500))
