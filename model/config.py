@@ -39,7 +39,7 @@ class ModelConfig:
         _between("key_value_heads", self.key_value_heads, 1, self.heads)
         _between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
         _between("context", self.context, 8, limits.CONTEXT_MAX)
-        _between("rope_base", self.rope_base, 2, 10**9)
+        _between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
         _between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
         _decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -106,7 +106,7 @@ class TrainingConfig:
         _between("local_steps", self.local_steps, 1, limits.LOCAL_STEPS_MAX)
         _between("batch", self.batch, 1, limits.BATCH_MAX)
         _between("sequence", self.sequence, 8, limits.CONTEXT_MAX)
-        _between("warmup_steps", self.warmup_steps, 0, 10**6)
+        _between("warmup_steps", self.warmup_steps, 0, limits.WARMUP_STEPS_MAX)
         _decimal_between("inner_rate", self.inner_rate, "0.0000001", "1")
         _decimal_between("clip", self.clip, "0.001", "1000")
         _decimal_between("beta_first", self.beta_first, "0", "0.9999")

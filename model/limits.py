@@ -24,14 +24,16 @@ STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds 
 
 # --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
 VOCABULARY: Final = 256  # byte tokens
-WIDTH_MAX: Final = 16384
+WIDTH_MAX: Final = 16384  # the largest Llama has a width of 16384, 126 layers of 128 heads, and 53248 in between
 LAYERS_MAX: Final = 256
 HEADS_MAX: Final = 256
 FEED_FORWARD_MAX: Final = 65536
-CONTEXT_MAX: Final = 1 << 17
+CONTEXT_MAX: Final = 1 << 17  # attention over it takes 64 GiB a head; nobody here trains that
+ROPE_BASE_MAX: Final = 10**9  # beyond, the slowest pair turns by a ten-thousandth over the longest context
 INITIAL_GAIN_MAX: Final = 64  # beyond, AdamW's first step is larger than the weights
-LOCAL_STEPS_MAX: Final = 10_000
-BATCH_MAX: Final = 4096
+LOCAL_STEPS_MAX: Final = 10_000  # hours between two rounds, for which nobody waits
+BATCH_MAX: Final = 4096  # windows in one step; more of them is what more nodes are for
+WARMUP_STEPS_MAX: Final = 10**6  # a node's whole life of steps
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -42,4 +44,4 @@ HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter de
 HELD_OUT_DIVISOR: Final = 20  # one twentieth of the text is never trained on
 EVALUATION_WINDOWS: Final = 64  # 64 windows of 128: 8,192 predictions, a quarter of a second for tiny
 MICRO_BATCH_TOKENS: Final = 1024  # the stop flag is looked at this often
-SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes only
+SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes: the most layers with their momentum are 600 KB

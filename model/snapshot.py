@@ -18,6 +18,7 @@ from model.config import ModelConfig, TrainingConfig
 from model.errors import ConfigError, SnapshotError
 from model.files import write_atomically
 from model.layout import Layout
+from model.limits import SNAPSHOT_HEADER_BYTES_MAX
 
 _MOMENTUM: Final = "outer_momentum."
 _OWN: Final = ("model_config", "training_config")
@@ -85,7 +86,14 @@ def load(path: Path) -> tuple[ModelConfig, TrainingConfig, NDArray[np.uint8]]:
 
 
 def _open(path: Path) -> Any:
+    """The library itself would take a header of a hundred megabytes."""
     try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > SNAPSHOT_HEADER_BYTES_MAX:
+            raise SnapshotError(
+                f"{path}: a header of {header_bytes} bytes, at most {SNAPSHOT_HEADER_BYTES_MAX} are allowed"
+            )
         return safe_open(path, framework="np")
     except (OSError, SafetensorError) as error:
         raise SnapshotError(f"{path}: not a readable snapshot ({error})", "fetch it again from the network") from None
