@@ -10,7 +10,7 @@ the wait for somebody who has become slower follows it, as far as anybody is wai
 from collections import deque
 from collections.abc import Collection, Mapping
 
-SAMPLES = 5
+SAMPLES = 5  # whoever has become quicker is taken for slow so many rounds more
 AUTHORS_MAX = 256  # of a block that lists as many; those heard of longest ago make room
 
 

@@ -28,7 +28,7 @@ twice as long as the others take.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MAJORITY_GRACE_SECONDS_MIN = 0.5
+MAJORITY_GRACE_SECONDS_MIN = 0.5  # where rounds take less than a second, a busy machine is not late yet
 STRANGERS_PATIENCE = 2.0  # a newcomer three times as slow as the members still gets in
 PENDING_SECONDS = 3.0
 UNMEASURED_PATIENCE = 0.5  # of the majority's time, for the rest

@@ -23,9 +23,9 @@ from p2pnode.blobs import Blobs
 from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
 from p2pnode.errors import SetUpError, UserError, why
 from p2pnode.genesis import (
+    DEFAULT_ROUND_SECONDS_MAX,
     GENESIS_BYTES_MAX,
     PROBATION_CONTRIBUTIONS,
-    ROUND_SECONDS_MAX,
     Founder,
     Genesis,
     chain_id_of,
@@ -115,7 +115,7 @@ def _found(
         model_root=content.content_digest(replica.leaves(), replica.byte_length),
         policy=policy,
         probation_contributions=PROBATION_CONTRIBUTIONS,
-        round_seconds_max=ROUND_SECONDS_MAX,
+        round_seconds_max=DEFAULT_ROUND_SECONDS_MAX,
         threshold_percent=config.threshold,
         allowlist=tuple(sorted(allowed | everybody.keys())) if policy == "allowlist" else (),
     )

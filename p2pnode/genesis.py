@@ -25,7 +25,9 @@ GENESIS_BYTES_MAX = (
 )  # 64 founders of about 350 bytes with their addresses, 1024 allowed keys of 67, and the rest
 MEMBERS_MAX = 64  # a full mesh of votes: 64 members send 16 k of them a height
 ADDRESS_CHARACTERS_MAX = 260  # a DNS name has at most 253
-ROUND_SECONDS_MAX = 60
+ROUND_SECONDS_MAX = 86_400  # of `round_seconds_max`: a height a day
+PROBATION_CONTRIBUTIONS_MAX = 1_000_000  # two years of one-minute rounds: nobody is admitted
+DEFAULT_ROUND_SECONDS_MAX = 60
 PROBATION_CONTRIBUTIONS = 3  # K of SPEC.md, M2
 DEFAULT_THRESHOLD = 67  # percent: just more than two thirds, and no more than that (SPEC.md, Q4)
 HEIGHT_MAX = 2**62  # what the chain's database and arithmetic hold with room to spare
@@ -165,8 +167,8 @@ def _from_document(raw: Any) -> Genesis:
         corpus_bytes=_integer(raw["corpus"]["bytes"], 1, CORPUS_BYTES_MAX),
         model_root=_hex(raw["model_root"], 32),
         policy=raw["policy"],
-        probation_contributions=_integer(raw["probation_contributions"], 1, 1_000_000),
-        round_seconds_max=_integer(raw["round_seconds_max"], 1, 86_400),
+        probation_contributions=_integer(raw["probation_contributions"], 1, PROBATION_CONTRIBUTIONS_MAX),
+        round_seconds_max=_integer(raw["round_seconds_max"], 1, ROUND_SECONDS_MAX),
         threshold_percent=_integer(raw["threshold_percent"], DEFAULT_THRESHOLD, 100),
         allowlist=tuple(_hex(key, 32) for key in raw["allowlist"]),
         refounded=None if raw["refounded"] is None else _refounded(raw["refounded"]),

@@ -15,7 +15,7 @@ from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 
 PAYLOAD_HEIGHTS_KEPT = 20  # a node that was away this long replays blocks; longer, it takes a snapshot
 SNAPSHOT_INTERVAL = 10
-SNAPSHOTS_KEPT = 2
+SNAPSHOTS_KEPT = 2  # one may be on its way to a joiner while the next is written
 
 
 class Housekeeping:

@@ -12,7 +12,7 @@ import transport
 from p2pnode.logs import Logger
 
 LINES_AT_ONCE = 20  # enough to see one node's whole misfortune
-LINES_PER_SECOND = 1.0
+LINES_PER_SECOND = 1.0  # a day of them is some 20 MB, of which the log keeps the newest
 
 
 class Refusals:

@@ -25,7 +25,7 @@ from p2pnode.links import Links
 RELAYED_PER_SECOND = (
     50.0  # of one author, by one member: two votes in each of ten views, their certificates and repetitions, twice over
 )
-RELAYED_BURST = 200.0
+RELAYED_BURST = 200.0  # what an author that was held up for four seconds says at once
 
 
 class Targets(NamedTuple):

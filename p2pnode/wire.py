@@ -43,7 +43,7 @@ class Malformed(ValueError):
     """The bytes are not of the form that they claim to be."""
 
 
-BLOCKS_PER_REQUEST_MAX = 64
+BLOCKS_PER_REQUEST_MAX = 64  # a page of full blocks is longer than PAGE_BYTES in any case
 HEIGHT_MAX = 2**62  # what SQLite and arithmetic hold with room to spare
 PAGE_BYTES = 512 << 10  # a page ends with the block that reaches this: a shorter one is all that there is
 BLOCK_BYTES_MAX = 1 << 20  # 256 contributions and certificates of 256 signatures stay below 200 KiB
@@ -52,7 +52,7 @@ BLOCKS_RESPONSE_BYTES_MAX = (
 )  # with the longest block last, and its certificate
 SPOKEN_MAX = 16  # of one author: the two votes of each of eight views
 SPOKEN_BYTES_MAX = SPOKEN_MAX * 320  # a vote's envelope has less than 250 bytes
-SNAPSHOTS_MAX = 8
+SNAPSHOTS_MAX = 8  # the newest model, two snapshots, and room for a later version to keep more
 SNAPSHOTS_BYTES_MAX = 1024  # eight pairs of a height and a root, three times over
 
 
