@@ -5,11 +5,12 @@ import struct
 from dataclasses import replace
 
 import pytest
+import trio
 
 import consensus
 import transport
 from p2pnode.links import LINKS_KIND, LINKS_REPEAT_SECONDS, UNSAID, Links, Malformed, Standing
-from p2pnode.relay import RELAYED_BURST, Relay
+from p2pnode.relay import RELAYED_BURST, RELAYED_PER_SECOND, Relay
 from tests.p2pnode.little import identities
 
 CHAIN_ID = b"\x11" * 32
@@ -172,3 +173,6 @@ async def test_whoever_signs_without_end_floods_nobody(autojump_clock):
     sent = [bool(targets(line, 0, 2, live=[2, 4])) for _ in range(int(RELAYED_BURST) + 20)]
     assert sum(sent) == RELAYED_BURST
     assert targets(line, 1, 2, live=[2, 4]) == {4}, "another author is heard"
+    await trio.sleep(1.0)
+    sent = [bool(targets(line, 0, 2, live=[2, 4])) for _ in range(int(RELAYED_BURST))]
+    assert sum(sent) == RELAYED_PER_SECOND
