@@ -72,8 +72,12 @@ class Connection:
         traffic: Traffic,
         *,
         shared: Callable[[], TokenBucket | None] = lambda: None,
+        is_watched: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`shared` is what this peer's frames are taken from besides its own share, where it is a stranger."""
+        """`shared` is what this peer's frames are taken from besides its own share, where it is a stranger.
+
+        `is_watched`: whether its silence matters soon, as between members; other links are left in peace for longer.
+        """
         self.shaken = shaken
         self.name = f"{short_id(shaken.key)}@{shaken.remote}"
         self.fault: RemoteFault | None = None
@@ -86,6 +90,7 @@ class Connection:
         self._traffic = traffic
         self._scope = trio.CancelScope()
         self._shared = shared
+        self._is_watched = is_watched
         self._bucket = TokenBucket(
             per_second=limits.FRAMES_PER_SECOND, burst=limits.FRAMES_BURST, now=trio.current_time()
         )
@@ -102,8 +107,11 @@ class Connection:
     @property
     def is_silent(self) -> bool:
         """Nothing has come for a while, though it was asked: the path is cut, or the peer hangs. Not yet dead."""
-        since = self._waiting_since
-        return since is not None and trio.current_time() - since >= limits.SILENT_SECONDS
+        since, now = self._waiting_since, trio.current_time()
+        if since is None or now - since < limits.SILENT_SECONDS:
+            return False
+        asked_at = next(iter(self._unanswered.values()), now)
+        return now - asked_at >= limits.QUIET_SECONDS
 
     async def answers(self, seconds: float) -> bool:
         """Whether it answers this very question within that time.
@@ -236,8 +244,13 @@ class Connection:
             await trio.sleep_until(min(ping_at, dead_at, stuck_at))
 
     def _ping_at(self, waiting_since: float) -> float:
-        quiet_at = max(waiting_since, self._pinged_at) + limits.QUIET_SECONDS
-        return min(quiet_at, self._pinged_at + limits.PING_SECONDS)
+        # Who has been dialed asks a little later: the other end's question mostly makes its own needless.
+        turn = limits.TURN_SECONDS if self.shaken.direction == "inbound" else 0.0
+        quiet_at = max(waiting_since + self._quiet_seconds() + turn, self._pinged_at + limits.QUIET_SECONDS)
+        return min(quiet_at, self._pinged_at + limits.PING_SECONDS) if self._is_watched() else quiet_at
+
+    def _quiet_seconds(self) -> float:
+        return limits.QUIET_SECONDS if self._is_watched() else limits.PING_SECONDS
 
     def _ping(self) -> None:
         self._pinged_at = trio.current_time()

@@ -390,7 +390,8 @@ class Swarm:
             is_new = True
         else:
             is_new = False
-        connection = Connection(shaken, session.outbox, self._traffic, shared=partial(self._share_of, shaken.key))
+        share, is_watched = partial(self._share_of, shaken.key), partial(self._is_watched, shaken.key)
+        connection = Connection(shaken, session.outbox, self._traffic, shared=share, is_watched=is_watched)
         self._choose(session, connection)
         self.exchange.take_record(session, shaken)
         self.dialback.met(session, shaken)
@@ -405,6 +406,11 @@ class Swarm:
     def _share_of(self, key: PublicKey) -> TokenBucket | None:
         """What all strangers together may send: keys are free, so a share for each bounds nothing."""
         return None if key in self._admission.members else self._strangers
+
+    def _is_watched(self, key: PublicKey) -> bool:
+        """Members hear at once of a cut between them. A stranger's link is only kept alive: there may be hundreds, and nothing waits."""
+        members = self._admission.members
+        return key in members and self.identity.public_key in members
 
     def _choose(self, session: Session, new: Connection) -> None:
         """Of two connections to one peer the one that the lower node id dialed stays (docs/wire-format.md, 3).

@@ -194,9 +194,12 @@ async def test_who_is_quiet_is_asked_once_in_a_while(autojump_clock: trio.testin
                 asked.extend(trio.current_time() for kind, _ in decoder if kind == Kind.PING)
 
         nursery.start_soon(listen)
-        await trio.sleep(limits.SILENT_SECONDS)
+        await trio.sleep(2 * limits.SILENT_SECONDS)
         nursery.cancel_scope.cancel()
-    gaps = [later - earlier for earlier, later in pairwise(asked)]
+    first, *gaps = [later - earlier for earlier, later in pairwise(asked)]
+    assert first == pytest.approx(limits.QUIET_SECONDS + limits.TURN_SECONDS, abs=0.01), (
+        "the other end's turn comes first"
+    )
     assert gaps and all(gap == pytest.approx(limits.QUIET_SECONDS, abs=0.01) for gap in gaps)
 
 
