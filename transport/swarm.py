@@ -17,7 +17,7 @@ import trio
 
 from transport import limits, sockets
 from transport.address import Address
-from transport.admission import Admission, Doorway
+from transport.admission import Admission, Doorway, Refusal
 from transport.ban import Ban
 from transport.connection import Connection, Shaken, Traffic
 from transport.content import Buffer, leaf_count
@@ -96,7 +96,7 @@ class Swarm:
         own = TlsPeer(identity.public_key, self._tls.leaf_hash)
         self._admission = Admission(own=own, sessions=self._sessions, on_twin=self._met_twin)
         self._doorway = Doorway()
-        self._liars = Ban()
+        self._liars = Ban(limits.BAN_SECONDS)
         self._has_quorum = False
         self._links: frozenset[bytes] | None = None
         self._refused = 0
@@ -356,6 +356,7 @@ class Swarm:
                 return None
             finally:
                 self._doorway.leave(scope)
+                self._admission.settled(tcp)  # nothing else runs until `_attach`
         self._refuse(str(remote), "its handshake took too long while others waited")
         return None
 
@@ -436,7 +437,7 @@ class Swarm:
         if connection.fault is not None:
             self._refuse(connection.name, connection.fault.reason)
             if connection.fault.proven:
-                self._admission.banned.add(session.key, trio.current_time())
+                self._admission.ban(session.key, connection.shaken.remote, trio.current_time())
         if session.connections or self._sessions.get(session.key) is not session:
             return
         if connection.is_retired and self._nursery is not None and connection.fault is None:
@@ -468,7 +469,7 @@ class Swarm:
         """Both handshakes; raises DialError, and nothing else whatever the other end sends."""
         try:
             local = sockets.name_of(tcp.socket)
-            admit: Admit = _anybody if is_probe else partial(self._admit, remote=remote)
+            admit: Admit = _anybody if is_probe else partial(self._admit, remote=remote, tcp=tcp)
             introduction = Introduction(
                 identity=self.identity,
                 tls=self._tls,
@@ -500,8 +501,8 @@ class Swarm:
     def is_alone(self) -> bool:
         return not self._sessions
 
-    async def _admit(self, peer: TlsPeer, *, remote: Address, is_client: bool) -> tuple[Bye, str] | None:
-        refusal = await self._admission.judge(peer, remote, is_client=is_client)
+    async def _admit(self, peer: TlsPeer, *, remote: Address, tcp: TcpStream, is_client: bool) -> Refusal | None:
+        refusal = await self._admission.judge(peer, remote, tcp, is_client=is_client)
         if refusal is not None and refusal[0] is Bye.TWIN:
             self.log.warning("twin refused", peer=f"{short_id(peer.key)}@{remote}", reason=refusal[1])
         return refusal

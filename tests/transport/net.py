@@ -19,7 +19,7 @@ from transport.envelope import Envelope
 from transport.errors import RequestRefused
 from transport.establish import Introduction, establish
 from transport.events import EnvelopeReceived, FrameReceived, PeerConnected, PeerDisconnected, SwarmEvent
-from transport.framing import FrameDecoder
+from transport.framing import FrameDecoder, Kind, encode_frame
 from transport.identity import Identity, PublicKey
 from transport.peerbook import PeerBook, PeerRecord
 from transport.sharing import BlobSource
@@ -285,8 +285,20 @@ class Rogue:
             while await self.receive() is not None:
                 pass
 
+    async def stay(self) -> None:
+        """Answer every PING and nothing else, until the node closes."""
+        while (frame := await self.receive()) is not None:
+            if frame[0] == Kind.PING:
+                await self.send(encode_frame(Kind.PONG, frame[1]))
+
     async def leave(self) -> None:
         await trio.aclose_forcefully(self.shaken.stream)
+
+
+def forged() -> bytes:
+    """An ENVELOPE frame with one node's name and another's signature: proof that who sends it does not check."""
+    signed = make_statement(0x11, CHAIN, b"vote")
+    return Envelope(Identity.generate().public_key, Identity.generate().sign(signed), signed).frame()
 
 
 def random_bytes(count: int) -> bytes:

@@ -61,7 +61,7 @@ class Internet(World):
                 log=log,
             )
             node = Node(swarm, log, self.signal)
-            await self._nursery.start(self._live, node)
+            await self.nursery.start(self._live, node)
         finally:
             MACHINE.reset(token)
         return node

@@ -10,6 +10,7 @@ import random
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -28,7 +29,7 @@ from transport.machine import MACHINE, Machine
 from transport.peerbook import PeerBook
 from transport.reachability import Result, Verdict, decode_answer
 from transport.swarm import Swarm
-from transport.tls import tls_identity
+from transport.tls import TlsIdentity, tls_identity
 
 PORT = 7337
 EVERYWHERE = Address("0.0.0.0", PORT)
@@ -82,7 +83,7 @@ class World:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.network = Network(random.Random(5), Weather(delay_seconds=0.05))
         self.signal = Signal()
-        self._nursery = nursery
+        self.nursery = nursery
 
     async def node(self, host: str, *bootstrap: str, announce: Address | None = None, **options: object) -> Node:
         token = MACHINE.set(Host(self.network, host, **options))
@@ -101,7 +102,7 @@ class World:
                 log=log,
             )
             node = Node(swarm, log, self.signal)
-            await self._nursery.start(self._live, node)
+            await self.nursery.start(self._live, node)
         finally:
             MACHINE.reset(token)
         return node
@@ -115,11 +116,20 @@ class World:
                     node.seen.append(event)
                     self.signal.fire()
 
-    async def stranger(self, host: str, to: str, *, is_probe: bool = False) -> Rogue:
+    async def stranger(
+        self,
+        host: str,
+        to: str,
+        *,
+        is_probe: bool = False,
+        identity: Identity | None = None,
+        tls: TlsIdentity | None = None,
+        admit: Any = None,
+    ) -> Rogue:
         """Somebody who shakes hands and then does as he likes."""
-        identity = Identity.generate()
-        tls = tls_identity(identity)
-        intro = replace(introduction(identity, tls=tls), is_probe=is_probe)
+        identity = identity or Identity.generate()
+        tls = tls or tls_identity(identity)
+        intro = replace(introduction(identity, tls=tls, admit=admit), is_probe=is_probe)
         stream = await Host(self.network, host).connect(to, PORT)
         return Rogue(await establish(stream, intro, is_client=True), identity, tls)
 

@@ -177,7 +177,7 @@ async def test_a_swap_of_connections_loses_nothing(net: Network, dials_again: st
     await net.until(lambda: alice.knows(bob) and bob.knows(alice))
 
     # As if alice's dial had begun before bob's connection stood.
-    async def anybody(peer: object, *, remote: object, is_client: bool) -> None: ...
+    async def anybody(peer: object, **_: object) -> None: ...
 
     alice.swarm._admit = anybody  # type: ignore[method-assign]
     kept = {alice: "outbound", bob: "inbound"} if dials_again == "lower" else {alice: "inbound", bob: "outbound"}

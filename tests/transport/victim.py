@@ -1,7 +1,7 @@
 """A process with one swarm for others to attack: what it costs can be read from outside, and nothing of the attackers is in it.
 
-`python -m tests.transport.victim [deaf]` prints its port and its key, holds one blob, echoes requests, takes its events (`deaf`: none), and
-ends with its standard input.
+`python -m tests.transport.victim [deaf] [at HOST]` prints its port and its key, holds one blob, echoes requests, takes its events (`deaf`:
+none), and ends with its standard input.
 """
 
 import sys
@@ -10,6 +10,7 @@ import trio
 
 from tests.transport.net import CHAIN, LOOPBACK, RecordingLog, Signal, echo
 from transport import MemoryBlobs
+from transport.address import Address
 from transport.identity import Identity
 from transport.peerbook import PeerBook
 from transport.swarm import Swarm
@@ -25,12 +26,12 @@ class Forgetful(RecordingLog):
             sys.stderr.write(f"{event} {fields}\n")
 
 
-async def main(*, deaf: bool) -> None:
+async def main(*words: str) -> None:
     blobs = MemoryBlobs()
     blobs.add(BLOB)
     swarm = Swarm(
         identity=Identity.generate(),
-        listen=LOOPBACK,
+        listen=Address(words[words.index("at") + 1], 0) if "at" in words else LOOPBACK,
         listen_fallback=False,
         announce=None,
         bootstrap=[],
@@ -44,7 +45,7 @@ async def main(*, deaf: bool) -> None:
         bound = await nursery.start(swarm.run)
         sys.stdout.write(f"{bound.port} {swarm.identity.public_key.hex()}\n")
         sys.stdout.flush()
-        if not deaf:
+        if "deaf" not in words:
             nursery.start_soon(drain, swarm)
         stdin = trio.lowlevel.FdStream(0)
         while line := await stdin.receive_some():
@@ -63,4 +64,4 @@ async def drain(swarm: Swarm) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(lambda: main(deaf="deaf" in sys.argv[1:]))
+    trio.run(main, *sys.argv[1:])
