@@ -100,7 +100,8 @@ async def _tls(stream: TlsStream, intro: Introduction) -> TlsPeer:
         remote = peer_of(stream.tls)
     except Malformed as error:
         raise DialError(name, DialFailure.BAD_CERTIFICATE, str(error)) from None
-    if intro.expected is not None and remote.key != intro.expected:
+    is_own = remote.key == intro.identity.public_key and not intro.is_probe  # then `admit` says what that means
+    if intro.expected is not None and remote.key != intro.expected and not is_own:
         reason = f"{short_id(remote.key)} answers there, not {short_id(intro.expected)}"
         raise DialError(name, DialFailure.BAD_CERTIFICATE, reason, key=remote.key)
     return remote

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from tests.transport.net import CHAIN, OTHER_CHAIN, Network, Node, RecordingLog, Rogue, Signal, introduction
+from tests.transport.net import CHAIN, OTHER_CHAIN, Network, Node, RecordingLog, Rogue, Signal, forged, introduction
 from transport import limits
 from transport.address import Address
 from transport.connection import Connection, Receive, Traffic
@@ -29,11 +29,6 @@ EVE = Identity.generate()
 
 def header(kind: int, length: int) -> bytes:
     return struct.pack(">BI", kind, length)
-
-
-def forged() -> bytes:
-    signed = make_statement(0x11, CHAIN, b"vote")
-    return Envelope(Identity.generate().public_key, EVE.sign(signed), signed).frame()
 
 
 def other_network() -> bytes:
@@ -116,6 +111,46 @@ async def test_a_false_record_is_proof(net: Network) -> None:
     assert "peer record with a wrong signature" in node.log.reasons()[0]
     assert await banned(net, node, rogue.identity)
     assert len(node.swarm.book) == 0
+    await rogue.leave()
+
+
+def told(request: bytes, *records: PeerRecord) -> bytes:
+    """The answer to a PEX_REQUEST with this body."""
+    return encode_response(int.from_bytes(request[:8], "big"), records)
+
+
+async def test_ones_own_address_under_the_names_of_others_is_dialed_once(net: Network) -> None:
+    """Forty made-up nodes are said to listen where this one does; it meets itself, and looks for none of them there any more."""
+    alice, bob = await net.pair()
+    rogue, plan = await Rogue.meet(alice), alice.swarm.dialer.plan
+    everybody = [Identity.generate() for _ in range(40)]
+    lies = [PeerRecord.sign(who, CHAIN, sequence=1, address=alice.address) for who in everybody]
+    await rogue.send(told(await rogue.next(Kind.PEX_REQUEST), *lies[:20]))
+    await net.until(lambda: plan.is_mine(alice.address))
+    await rogue.send(encode_frame(Kind.PEX_NEWS))
+    more = told(await rogue.next(Kind.PEX_REQUEST), *lies[20:])
+    await rogue.send(more, encode_frame(Kind.PEX_NEWS))
+    await rogue.next(Kind.PEX_REQUEST)  # it has read that answer, too
+    assert alice.swarm.book.of(everybody[-1].public_key)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    met = [fields["reason"] for fields in alice.log.named("dial failed")]
+    assert met == ["it is this node itself"], "no more than one of all these"
+    assert not [target for target in plan._targets.values() if target.address == alice.address]
+    assert alice.ups_and_downs(bob.key) == "+" and alice.swarm.statistics().refused == 0
+    await rogue.leave()
+
+
+async def test_an_older_record_takes_nothing_back(net: Network) -> None:
+    """Somebody keeps what a node once said, and tells it again after the node has moved."""
+    alice = await net.node()
+    rogue = await Rogue.meet(alice)
+    here, there = Address("127.0.0.1", 9), Address("127.0.0.1", 10)
+    old, new = (PeerRecord.sign(EVE, CHAIN, sequence=number, address=at) for number, at in ((1, there), (2, here)))
+    await rogue.send(told(await rogue.next(Kind.PEX_REQUEST), new), encode_frame(Kind.PEX_NEWS))
+    await rogue.send(told(await rogue.next(Kind.PEX_REQUEST), old), encode_frame(Kind.PEX_NEWS))
+    await rogue.next(Kind.PEX_REQUEST)  # it has read that answer, too
+    assert alice.swarm.book.addresses(EVE.public_key) == [here]
+    assert alice.swarm.statistics().refused == 0, "an old record is no fault: others may be behind"
     await rogue.leave()
 
 
