@@ -5,6 +5,7 @@ machine's. Each flood is a fixed amount of work, not a time.
 """
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from transport.tls import tls_identity
 
 ROOT = Path(__file__).parents[2]
 SLACK_BYTES = 24 * limits.MIB  # the allocator's, and what a connection takes beside its queues
+RECEIVE_BYTES = 64 * limits.KIB  # of a rogue's socket: what it does not read must not find room in the system
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -72,6 +74,7 @@ class Scene:
         identity = Identity.generate()
         tls = tls_identity(identity)
         tcp = await trio.open_tcp_stream("127.0.0.1", self.victim.address.port)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         rogue = Rogue(await establish(tcp, introduction(identity, tls=tls), is_client=True), identity, tls)
         self.rogues.append(rogue)
         return rogue
@@ -218,6 +221,29 @@ async def pings_never_read(at: Scene) -> None:
     await at.asks()
 
 
+async def questions_never_read(at: Scene) -> None:
+    """About blobs that nobody holds, and to be dialed back: each has a short answer that waits for nobody."""
+    for _ in range(4):
+        rogue = await at.rogue()
+        for number in range(40):
+            wanted = [struct.pack(">I32sI", each, os.urandom(32), 0) for each in range(50)]
+            questions = [encode_frame(Kind.HELD_WANTED, body) for body in wanted]
+            back = encode_frame(Kind.DIAL_BACK, struct.pack(">QH", number, 9)) * 50
+            await at.say(rogue, *questions, back)
+    await at.asks()
+
+
+async def words_never_read(at: Scene) -> None:
+    """What the node says to all piles up for those who do not read, up to its bound; a friend hears everything, and at once."""
+    for _ in range(4):
+        await at.rogue()
+    count = 2 * limits.URGENT_BYTES_MAX // 200_000
+    for number in range(count):
+        at.friend.swarm.publish(encode_frame(0x81, encode_frame(0x80, struct.pack(">I", number) + bytes(200_000))))
+        await at.asks(1)
+    assert [struct.unpack_from(">I", body)[0] for body in at.friend.frames()] == list(range(count))
+
+
 async def repeat(at: Scene, frame: bytes, count: float) -> None:
     rogue = await at.rogue()
     for _ in range(int(count) // 100):
@@ -243,6 +269,8 @@ FLOODS: dict[Flood, int] = {  # and what its rogues may make the victim hold, by
     peers_that_are_not: 0,
     requests_never_read: 8 * (limits.BULK_BYTES_MAX + limits.REQUESTS_SERVED_MAX * limits.REQUEST_BYTES_MAX),
     pings_never_read: 4 * limits.URGENT_BYTES_MAX,
+    questions_never_read: 4 * limits.URGENT_FRAMES_MAX * 128,
+    words_never_read: 4 * limits.URGENT_BYTES_MAX,
 }
 
 
