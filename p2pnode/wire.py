@@ -71,7 +71,9 @@ class Status:
     @classmethod
     def decode(cls, body: bytes) -> "Status":
         match _unpack(body, what="status"):
-            case [int(height), int(learning), int(role), bytes(root)] if len(root) == 32 and role in _ROLES:
+            case [int(height), int(learning), int(role), bytes(root)] if (
+                _are_numbers(height, learning, role) and len(root) == 32 and role in _ROLES
+            ):
                 return cls(height=_height(height), model_root=root, role=Role(role), learning=_height(learning))
             case _:
                 raise Malformed("a status that is not [height, learning, role, root]")
@@ -84,7 +86,7 @@ def encode_blocks_request(first: int, count: int) -> bytes:
 def decode_blocks_request(body: bytes) -> tuple[int, int]:
     """The first height asked for and how many; the count is cut to what one page holds."""
     match _unpack(body, what="blocks request"):
-        case [int(first), int(count)] if count >= 0:
+        case [int(first), int(count)] if _are_numbers(first, count) and count >= 0:
             return _height(first), min(count, BLOCKS_PER_REQUEST_MAX)
         case _:
             raise Malformed("a blocks request that is not [first, count]")
@@ -140,7 +142,7 @@ def decode_snapshots(body: bytes) -> list[tuple[int, bytes]]:
     snapshots = []
     for entry in listed:
         match entry:
-            case [int(height), bytes(root)] if len(root) == 32:
+            case [int(height), bytes(root)] if _are_numbers(height) and len(root) == 32:
                 snapshots.append((_height(height), root))
             case _:
                 raise Malformed("a list of snapshots that does not consist of [height, root]")
@@ -148,6 +150,11 @@ def decode_snapshots(body: bytes) -> list[tuple[int, bytes]]:
 
 
 _ROLES = frozenset(int(role) for role in Role)
+
+
+def _are_numbers(*values: int) -> bool:
+    """Python counts with truths, msgpack has them apart."""
+    return not any(isinstance(value, bool) for value in values)
 
 
 def _height(value: int) -> int:
@@ -172,4 +179,5 @@ def _unpack(body: bytes, *, what: str) -> object:
             body, max_str_len=0, max_map_len=0, max_ext_len=0, max_array_len=BLOCKS_PER_REQUEST_MAX, strict_map_key=True
         )
     except (ValueError, msgpack.UnpackException) as problem:
-        raise Malformed(f"a {what} that is not msgpack: {problem}") from None
+        why = str(problem) or type(problem).__name__  # some of its errors are a name only
+        raise Malformed(f"a {what} that is not msgpack: {why}") from None

@@ -71,7 +71,7 @@ def test_what_a_block_lists() -> None:
 
 def test_certificates() -> None:
     signed = ((ALICE, SIGNATURE), (BOB, SIGNATURE))
-    made = {
+    made: dict[str, consensus.Certificate] = {
         "PREPARE": PrepareCertificate(5, 1, BLOCK, -1, signed),
         "COMMIT": CommitCertificate(5, 1, BLOCK, signed),
         "VIEW": ViewCertificate(5, 1, ((ALICE, BLOCK, SIGNATURE), (BOB, BLOCK, SIGNATURE))),

@@ -77,6 +77,9 @@ def test_whatever_a_stranger_sends_is_taken_or_malformed(decode, body):
         msgpack.packb([2**63, 1]),
         msgpack.packb([1, 1, 9, bytes(32)]),
         msgpack.packb([[1, bytes(31)]]),
+        msgpack.packb([True, False]),  # no numbers, though Python counts with them
+        msgpack.packb([1, True, 1, bytes(32)]),
+        msgpack.packb([[True, bytes(32)]]),
         msgpack.packb([[b"block"]]),
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 5000,
@@ -85,6 +88,14 @@ def test_whatever_a_stranger_sends_is_taken_or_malformed(decode, body):
 def test_the_bounds_hold(decode, body):
     with pytest.raises(Malformed):
         decode(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b"\x91" * 5000, "StackError"), (b"\xc1", "FormatError"), (b"", "incomplete")]
+)
+def test_what_is_no_msgpack_is_refused_with_a_reason(body, reason):
+    with pytest.raises(Malformed, match=f"a status that is not msgpack: .*{reason}"):
+        Status.decode(body)
 
 
 def test_a_short_body_cannot_ask_for_much_memory():
