@@ -116,12 +116,12 @@ class Exchange:
         record = shaken.said.record
         if record is None or not may_hear(record.address.scope, shaken.remote.scope):
             return
-        session.listens_at(record.address)
         try:
             self._add_record(record, source=shaken.remote)
         except Malformed as error:
             self._host.log.warning("record refused", peer=session.name, reason=str(error))
             return
+        session.listens_at(record.address)
         if shaken.direction == "outbound" and shaken.remote == record.address:
             self._book.succeeded(record.key, record.address, now=unix_seconds())
 

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -110,6 +111,19 @@ async def test_a_false_record_is_proof(net: Network) -> None:
     await net.until(lambda: bool(node.log.named("peer refused")))
     assert "peer record with a wrong signature" in node.log.reasons()[0]
     assert await banned(net, node, rogue.identity)
+    assert len(node.swarm.book) == 0
+    await rogue.leave()
+
+
+async def test_a_false_record_in_a_hello_says_nothing_of_where_it_listens(net: Network) -> None:
+    """It is not taken in; its owner gains nothing by it, and is let in."""
+    node, identity = await net.node(), Identity.generate()
+    record = PeerRecord.sign(identity, CHAIN, sequence=1, address=Address("127.0.0.1", 9))
+    rogue = await Rogue.meet(node, identity=identity, record=replace(record, signature=bytes(64)))
+    await net.until(lambda: bool(node.log.named("record refused")))
+    (peer,) = node.swarm.peers()
+    assert not peer.listens
+    assert peer.address != record.address
     assert len(node.swarm.book) == 0
     await rogue.leave()
 
