@@ -98,7 +98,7 @@ class Connection:
         self._sending_since: float | None = None
         self._pings_sent = 0
         self._pinged_at = 0.0
-        self._unanswered: dict[int, float] = {}  # number of a PING and when it was sent; of DEAD_SECONDS at most
+        self._unanswered: dict[int, float] = {}  # number of a PING and when it was sent; PINGS_UNANSWERED_MAX at most
         self._answered = 0  # the highest number of a PING whose PONG has come
         self._pong = trio.Event()
         self._bye_sent = False
@@ -175,7 +175,7 @@ class Connection:
                     await trio.lowlevel.checkpoint()
                 match kind:
                     case Kind.PING:
-                        self._outbox.push(encode_frame(Kind.PONG, body))
+                        self._on_ping(body)
                     case Kind.PONG:
                         self._on_pong(body)
                     case Kind.BYE:
@@ -258,10 +258,17 @@ class Connection:
             self._outbox.push(self._next_ping())
 
     def _next_ping(self) -> bytes:
+        if len(self._unanswered) >= limits.PINGS_UNANSWERED_MAX:
+            del self._unanswered[next(iter(self._unanswered))]
         self._pings_sent += 1
         self._unanswered[self._pings_sent] = self._pinged_at = trio.current_time()
         self._window.probed(self._pings_sent)
         return encode_frame(Kind.PING, _NONCE.pack(self._pings_sent))
+
+    def _on_ping(self, body: bytes) -> None:
+        if len(body) != _NONCE.size:
+            raise Malformed(f"a PING of {len(body)} bytes")
+        self._outbox.push(encode_frame(Kind.PONG, body))
 
     def _on_pong(self, body: bytes) -> None:
         """One that nobody asked for means nothing."""

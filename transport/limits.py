@@ -71,6 +71,7 @@ PING_SECONDS: Final = 5.0  # nothing heard for so long: ask; a member is asked a
 QUIET_SECONDS: Final = 1.0  # the same between members, who say more in a round; and between unanswered questions
 TURN_SECONDS: Final = 0.5  # by which whoever was dialed lets the other end ask first: longer than a round trip, mostly
 SILENT_SECONDS: Final = 2.5  # and unanswered for 1: not counted as reachable, and replaced by whoever connects anew
+PINGS_UNANSWERED_MAX: Final = 64  # of ours, remembered: nine behind bulk, and a minute's
 DEAD_SECONDS: Final = 15.0  # a busy machine comes back within that time, a route mostly, too
 TWIN_SECONDS_MAX: Final = 1.5  # for a connection to prove that it lives, when another process with its key comes
 SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read
@@ -119,6 +120,7 @@ FRAMES_BURST: Final = 20000.0  # a peer that was held up for four seconds catche
 # --- Requests -------------------------------------------------------------------------------------------------------
 REQUESTS_SERVED_MAX: Final = 32  # handlers running for one peer; more are refused as busy
 ANSWERS_AT_ONCE: Final = 4  # in memory for one peer until it has read them: 4 x 2 MiB of blocks
+REASON_BYTES_MAX: Final = 200  # of a refusal: one line of a log
 REQUESTS_SENT_MAX: Final = 16  # of ours, waiting for one peer's answer; further callers wait
 
 # --- Envelopes ------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ DIAL_BACKS_SECONDS: Final = 30.0  # one more for that peer; an honest one asks o
 PROBE_SECONDS_MAX: Final = 2.0  # a probe keeps its place at the door for as long, after its ACK, to say BYE
 
 # --- Dialing and bans -----------------------------------------------------------------------------------------------
-DIALS_MAX: Final = 8  # at once
+DIALS_MAX: Final = 8  # at once: more would hardly be quicker, and look like a scan of the internet
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members are dialed beyond it
 OUTBOUND_PEERS_MIN: Final = 8  # dialed by us in any case: who fills our places for callers chooses not all of our peers
 OVERLAY_PEERS_MIN: Final = (

@@ -69,7 +69,8 @@ class BulkWindow:
 
     def probed(self, number: int) -> None:
         """A PING of that number was put behind everything that was written."""
-        self._probes[number] = self._marked = self._sent
+        if self._sent > self._marked or not self._probes:
+            self._probes[number] = self._marked = self._sent
 
     def answered(self, number: int, *, seconds: float, now: float, is_urgent: bool) -> None:
         """Its PONG has come after so many seconds; `is_urgent`: votes are on their way."""

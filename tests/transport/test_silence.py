@@ -7,8 +7,9 @@ import pytest
 import trio
 
 from tests.switchboard import Switchboard, Switched
-from tests.transport.net import Network, Node
+from tests.transport.net import Network, Node, Rogue
 from transport import limits
+from transport.framing import Kind, encode_frame
 from transport.identity import Identity
 from transport.machine import MACHINE
 
@@ -107,3 +108,23 @@ async def test_members_are_dialed_every_second_through_a_hole_and_tries_overlap(
         assert trio.current_time() - began < 8 * limits.BACKOFF_QUORUM_SECONDS_MAX / 2 + 2, (
             "two nodes, one a second each"
         )
+
+
+async def test_questions_that_nobody_answers_are_remembered_up_to_a_number(net: Network) -> None:
+    node = await net.node()
+    rogue = await Rogue.meet(node)
+    (connection,) = node.swarm._sessions[rogue.identity.public_key].connections
+    for _ in range(3 * limits.PINGS_UNANSWERED_MAX):
+        connection._ping()
+    assert len(connection._unanswered) == limits.PINGS_UNANSWERED_MAX
+    await rogue.leave()
+
+
+@pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG])
+async def test_a_question_of_another_width_ends_the_connection(net: Network, kind: Kind) -> None:
+    node = await net.node()
+    rogue = await Rogue.meet(node)
+    await rogue.send(encode_frame(kind, bytes(7)))
+    await rogue.closed()
+    await rogue.leave()
+    assert f"a {kind.name} of 7 bytes" in node.log.reasons()
