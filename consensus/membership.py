@@ -45,6 +45,7 @@ MEMBERSHIP_BYTES_MAX = (
     + 41 * (MEMBERS_MAX + OFFENCES_MAX)
     + 64
 )
+"""What follows from limits.py: offences that are not forgotten yet, requests that are remembered, and all lists at their longest."""
 _TAGGED = {tag: kind for kind, tag in EVIDENCE_TAGS.items()}
 
 

@@ -24,10 +24,10 @@ STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds 
 
 # --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
 VOCABULARY: Final = 256  # byte tokens
-WIDTH_MAX: Final = 16384  # the largest Llama has a width of 16384, 126 layers of 128 heads, and 53248 in between
-LAYERS_MAX: Final = 256
-HEADS_MAX: Final = 256
-FEED_FORWARD_MAX: Final = 65536
+WIDTH_MAX: Final = 16384  # that of the largest Llama
+LAYERS_MAX: Final = 256  # it has 126
+HEADS_MAX: Final = 256  # it has 128
+FEED_FORWARD_MAX: Final = 65536  # it has 53248
 CONTEXT_MAX: Final = 1 << 17  # attention over it takes 64 GiB a head; nobody here trains that
 ROPE_BASE_MAX: Final = 10**9  # beyond, the slowest pair turns by a ten-thousandth over the longest context
 INITIAL_GAIN_MAX: Final = 64  # beyond, AdamW's first step is larger than the weights

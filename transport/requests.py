@@ -21,6 +21,7 @@ from transport.framing import Kind, encode_frame
 from transport.identity import PublicKey
 from transport.limits import (
     ANSWERS_AT_ONCE,
+    REASON_BYTES_MAX,
     REQUEST_BYTES_MAX,
     REQUESTS_SENT_MAX,
     REQUESTS_SERVED_MAX,
@@ -35,7 +36,6 @@ RequestHandler = Callable[[PublicKey, int, bytes], Awaitable[bytes]]
 _REQUEST: Final = struct.Struct(">IH")
 _RESPONSE: Final = struct.Struct(">IB")
 _LAST, _MORE, _REFUSED = 0, 1, 2
-_REASON_BYTES_MAX: Final = 200
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Requests:
         if question is None or question.done.is_set():
             return
         if status == _REFUSED:
-            text = "".join(c if c.isprintable() else "?" for c in part[:_REASON_BYTES_MAX].decode(errors="replace"))
+            text = "".join(c if c.isprintable() else "?" for c in part[:REASON_BYTES_MAX].decode(errors="replace"))
             question.failure = f"refused: {text}"
         elif status not in (_LAST, _MORE):
             raise Malformed(f"a response of status {status}")
@@ -133,7 +133,7 @@ class Requests:
             async with self._answering:
                 answer = await self._answer(method, body)
                 if isinstance(answer, RequestRefused):
-                    text = answer.reason.encode()[:_REASON_BYTES_MAX]
+                    text = answer.reason.encode()[:REASON_BYTES_MAX]
                     await self._outbox.push_bulk(_response(number, _REFUSED, text))
                     return
                 for start in range(0, max(len(answer), 1), RESPONSE_PART_BYTES_MAX):

@@ -1,120 +1,36 @@
-"""No bound without a test that shows it holding.
+"""Bounds of limits.py that no other test shows."""
 
-A bound is shown by a test that uses its name, or by one listed in `SHOWN`, whose numbers are its. `PACE` is what is no bound at all:
-units, and how often we do things of our own accord. `UNSHOWN` is what is owed: nothing is added to it.
-"""
-
-import ast
-import re
 import socket
-from collections.abc import Iterator
+import struct
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 
 import pytest
 import trio
 
-from tests.transport.net import Network, RecordingLog, Rogue, Signal, introduction
+from tests.transport.net import Network, RecordingLog, Rogue, Signal, echo, introduction
 from tests.transport.test_hostile import EVE, connect
-from transport import MemoryBlobs, limits, sockets
+from tests.transport.test_own_address import World, simulated
+from tests.transport.test_peerbook_attacks import NOW, at, fail, reach
+from transport import MemoryBlobs, limits, sockets, spread
 from transport.address import Address
 from transport.blobs import BlobServer
+from transport.buckets import KEY_BYTES, BucketKey
 from transport.dialing import DialFailure, DialPlan
-from transport.errors import Malformed
+from transport.errors import Malformed, RequestFailed, RequestRefused
 from transport.establish import DialError, establish
 from transport.framing import FRAME_BYTES_MAX, FrameDecoder, Kind, encode_frame
 from transport.identity import Identity, PublicKey
 from transport.machine import MACHINE, Machine
 from transport.outbox import Outbox
-from transport.peerbook import PeerRecord
+from transport.peerbook import PeerBook, PeerRecord
 from transport.pex import PexExchange
+from transport.requests import Requests
 from transport.sharing import Shared, Sharing
 from transport.tcp import TcpStream
-from transport.tls import identify
-
-TESTS = Path(__file__).parents[1]
-PACE = {"KIB", "MIB", "NEWS_SECONDS", "PEX_ASK_SECONDS", "FEELER_SECONDS", "PING_SECONDS", "DIAL_BACK_GATHER_SECONDS"}
-SHOWN = {
-    "REQUESTS_PER_HOLDER": "test_blobs.py::test_many_fetches_at_once_from_one_holder",
-    "FETCHES_PER_HOLDER_MAX": "test_blobs.py::test_many_fetches_at_once_from_one_holder",
-    "ASKERS_PER_LEAF_MAX": "test_transfer.py::test_at_the_end_another_is_asked_for_what_somebody_keeps_us_waiting_for",
-    "HOLDER_BYTES_PER_SECOND_MIN": "test_fetch.py::test_who_drips_keeps_nobody_waiting",
-    "PATIENCE_SECONDS_MAX": "test_fetch.py::test_who_drips_keeps_nobody_waiting",
-    "HASHES_ON_LOOP_MAX": "test_blobs.py::test_a_list_of_hashes_that_takes_several_frames",
-    "RESPONSE_PART_BYTES_MAX": "test_requests.py::test_a_long_answer_comes_in_parts",
-    "TWIN_SECONDS_MAX": "test_swarm.py::test_what_a_dead_process_had_sent_does_not_keep_its_key_from_the_next",
-    "ADDRESS_SECONDS_MAX": "test_peerbook_attacks.py::test_what_answered_once_is_kept_for_a_week",
-    "FAILURES_PROVEN_MAX": "test_peerbook_attacks.py::test_what_answered_once_is_kept_for_a_week",
-    "FAILURE_SECONDS_MIN": "test_peerbook_attacks.py::test_what_never_answered_is_dropped_after_three_failures_a_minute_apart",
-    "NEW_BUCKETS": "test_buckets.py::test_from_one_netgroup_an_eighth_of_the_new_table_is_reached",
-    "ANCHORS_MAX": "test_dialing.py::test_anchors_go_first_and_are_the_oldest_links_into_different_netgroups",
-    "ANSWERS_MAX": "test_eclipse.py::test_members_come_first_and_answers_are_bounded",
-    "ANSWER_SECONDS": "test_eclipse.py::test_a_netgroup_is_told_of_the_same_nodes_for_a_day",
-    "ANSWER_PERCENT": "test_eclipse.py::test_a_netgroup_is_told_of_the_same_nodes_for_a_day",
-    "ANSWER_RECORDS_MIN": "test_eclipse.py::test_who_is_gone_is_replaced_and_a_small_network_is_told_whole",
-    "SEED_WAIT_SECONDS": "test_eclipse.py::test_seeds_are_left_alone_by_whoever_knows_enough_others",
-    "DIAL_BACKS_SECONDS": "test_dialback.py::test_one_peer_is_dialed_back_three_times_and_then_told_not_now",
-    "OWN_ADDRESS_GROUPS_MIN": "test_reachability.py::test_an_address_is_ones_own_when_two_netgroups_see_it_and_one_came_in_by_it",
-    "FELLOW_SECONDS_MAX": "test_sharing.py::test_fellows_whose_source_is_gone_give_up",
-    "GROUPS_MIN": "test_sharing.py::test_long_blobs_are_told_in_many_groups_and_short_ones_as_ever",
-    "SHARED_LEAVES_MIN": "test_sharing.py::test_long_blobs_are_told_in_many_groups_and_short_ones_as_ever",
-    "OUTBOUND_PER_GROUP_MAX": "test_dialing.py::test_into_one_netgroup_of_the_internet_leads_one_link_to_a_stranger",
-}
-UNSHOWN = {
-    "FLIGHT_SECONDS",
-    "HELD_SECONDS",
-    "OVERLAY_PEERS_MIN",
-    "PROBE_SECONDS_MAX",
-    "REQUESTS_MIN",
-}
-
-
-def bounds() -> Iterator[str]:
-    for node in ast.parse((Path(limits.__file__)).read_text(encoding="utf-8")).body:
-        match node:
-            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
-                yield name
-
-
-def used_by_tests() -> set[str]:
-    """Words of the tests, those of import statements apart."""
-    words: set[str] = set()
-    for path in TESTS.rglob("test_*.py"):
-        if path != Path(__file__):
-            text = path.read_text(encoding="utf-8")
-            words |= set(re.findall(r"\b[A-Z][A-Z_]+\b", re.sub(r"^from .*?(\(.*?\)|$)", "", text, flags=re.M | re.S)))
-    own = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    for node in ast.walk(own):
-        if isinstance(node, ast.Attribute):
-            words.add(node.attr)
-    return words
-
-
-def test_every_bound_is_shown_to_hold() -> None:
-    names = set(bounds())
-    missing = names - used_by_tests() - SHOWN.keys() - PACE
-    assert missing <= UNSHOWN, f"without a test: {sorted(missing - UNSHOWN)}"
-    gone = (SHOWN.keys() | PACE) - names
-    assert not gone, f"no such bound any more: {sorted(gone)}"
-
-
-@pytest.mark.parametrize("name", SHOWN)
-def test_the_tests_that_are_named_exist(name: str) -> None:
-    file, _, function = SHOWN[name].partition("::")
-    assert f"def {function}(" in (TESTS / "transport" / file).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", sorted(bounds()))
-def test_every_bound_says_why(name: str) -> None:
-    """On its line, or on the one below the bracket that a long reason is put into."""
-    lines = Path(limits.__file__).read_text(encoding="utf-8").splitlines()
-    at = next(number for number, line in enumerate(lines) if re.match(rf"{name}\b", line))
-    assert name in ("KIB", "MIB") or "#" in "".join(lines[at : at + 3])
-
-
-# --- those that no other test shows ----------------------------------------------------------------------------------------
+from transport.tls import identify, tls_identity
+from transport.tls_stream import TlsStream
 
 
 @pytest.mark.parametrize(
@@ -278,3 +194,130 @@ async def test_what_is_kept_for_each_place_that_peers_come_from_is_bounded(net: 
         pex.show([replace(record, signature=(number + each).to_bytes(64, "big")) for each in range(64)], 0.0)
     assert len(pex._shown) == limits.SHOWN_RECORDS_MAX
     await rogue.leave()
+
+
+# --- one connection, and what it is asked ------------------------------------------------------------------------------------
+
+
+async def test_one_read_takes_so_much_and_then_others_have_their_turn() -> None:
+    """A peer that sends as fast as it can keeps nobody else's frames waiting for longer than that."""
+    near, far = trio.testing.memory_stream_pair()
+    mine, its = tls_identity(Identity.generate()), tls_identity(EVE)
+    ours = TlsStream(near, mine.client, server_side=False)
+    theirs = TlsStream(far, its.server, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.do_handshake)
+        nursery.start_soon(theirs.do_handshake)
+    await theirs.send_all(encode_frame(Kind.PING, bytes(8)) * (3 * limits.READ_BYTES // 13))
+    decoder, taken = FrameDecoder(), []
+    for _ in range(3):
+        taken.append(await ours.receive_into(decoder))
+        assert list(decoder)
+    assert all(
+        limits.READ_BYTES - limits.RECORD_BYTES <= size < limits.READ_BYTES + limits.RECORD_BYTES for size in taken
+    )
+
+
+async def test_so_many_questions_wait_for_one_peers_answer(autojump_clock: trio.testing.MockClock) -> None:
+    outbox = Outbox()
+    questions = Requests(EVE.public_key, name="eve", outbox=outbox, handler=echo, log=RecordingLog(Signal()))
+    decoder, asked = FrameDecoder(), 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * limits.REQUESTS_SENT_MAX):
+            nursery.start_soon(ask_in_vain, questions)
+        await trio.testing.wait_all_tasks_blocked()
+        while batch := outbox.gather():
+            decoder.feed(batch)
+            asked += len(list(decoder))
+        assert asked == limits.REQUESTS_SENT_MAX
+
+
+async def ask_in_vain(questions: Requests) -> None:
+    with pytest.raises(RequestFailed):
+        await questions.call(1, b"", timeout_seconds=1.0, response_bytes_max=1)
+
+
+async def test_a_refusal_is_a_line_at_both_ends(autojump_clock: trio.testing.MockClock) -> None:
+    async def refuse(*_: object) -> bytes:
+        raise RequestRefused("x" * 10_000)
+
+    most, mine, its = limits.REASON_BYTES_MAX, Outbox(), Outbox()
+    asker = Requests(EVE.public_key, name="eve", outbox=mine, handler=echo, log=RecordingLog(Signal()))
+    answerer = Requests(EVE.public_key, name="eve", outbox=its, handler=refuse, log=RecordingLog(Signal()))
+    async with trio.open_nursery() as nursery:
+        answerer.on_request(struct.pack(">IH", 1, 1), nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        frames = FrameDecoder()
+        frames.feed(its.gather())
+        ((_, body),) = frames
+        assert len(body) == 5 + most
+
+        async def ask() -> None:
+            with pytest.raises(RequestFailed) as caught:
+                await asker.call(1, b"", timeout_seconds=1.0, response_bytes_max=1)
+            assert caught.value.reason == f"refused: {'x' * most}"
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        asker.on_response(struct.pack(">IB", 1, 2) + b"x" * 10_000)
+
+
+# --- many peers --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_strangers_together_may_send_so_much() -> None:
+    """Who floods under many keys takes no more of a node than under one."""
+
+    async def scenario(world: World) -> None:
+        node = await world.node("11.1.1.1")
+        began, seconds = trio.current_time(), 4
+        each = int(limits.STRANGERS_FRAMES_BURST + seconds * limits.STRANGERS_FRAMES_PER_SECOND) // 4
+        for number in range(12, 16):
+            rogue = await world.stranger(f"{number}.1.1.1", "11.1.1.1")
+            await rogue.send(encode_frame(0x80, b"") * each)
+        await world.until(lambda: len(node.frames()) == 4 * each)
+        assert trio.current_time() - began == pytest.approx(seconds, abs=1.0)
+
+    simulated(scenario)
+
+
+def test_whoever_is_connected_has_so_long_to_say_that_it_lives() -> None:
+    async def scenario(world: World) -> None:
+        node, identity = await world.node("11.1.1.1"), Identity.generate()
+        await world.stranger("12.1.1.1", "11.1.1.1", identity=identity)  # and never answers
+        began = trio.current_time()
+        await world.stranger("13.1.1.1", "11.1.1.1", identity=identity)
+        assert trio.current_time() - began == pytest.approx(limits.TWIN_SECONDS_MAX, abs=0.5)
+        await world.until(lambda: node.ups_and_downs(identity.public_key).startswith("+-+"))
+
+    simulated(scenario)
+
+
+# --- spreading ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_spread_is_long_enough_and_to_enough() -> None:
+    members, length = limits.SPREAD_MEMBERS_MIN, (limits.SPREAD_LEAVES_MIN - 1) * limits.LEAF_BYTES + 1
+    assert spread.is_worth_it(members, length)
+    assert not spread.is_worth_it(members - 1, length) and not spread.is_worth_it(members, length - 1)
+
+
+def test_an_author_may_name_a_few_for_a_leaf() -> None:
+    others = [bytes([number]) for number in range(100)]
+    assert len(spread.named(others, 0, 10)) == limits.RELAYS_PER_LEAF_MAX
+
+
+# --- the address book --------------------------------------------------------------------------------------------------------
+
+
+def test_what_we_are_told_of_falls_into_so_many_buckets() -> None:
+    key, where = BucketKey(bytes(KEY_BYTES)), Address("8.8.8.8", 1)
+    reached = {key.new(where, b"%d" % source) for source in range(20 * limits.NEW_BUCKETS)}
+    assert reached == set(range(limits.NEW_BUCKETS))
+
+
+def test_what_answered_a_week_ago_is_dialed_so_often_and_then_dropped() -> None:
+    book, later = PeerBook(bytes(KEY_BYTES)), NOW + limits.ADDRESS_SECONDS_MAX + 1
+    entry = reach(book, at(1, "20.0.0.1"))
+    assert not fail(book, entry, limits.FAILURES_PROVEN_MAX - 1, now=later)
+    assert fail(book, entry, 1, now=later + 3600) and len(book) == 0

@@ -260,8 +260,9 @@ async def test_holdings_are_told_once_there_are_more_and_not_too_often(autojump_
         served.on_held_wanted(question(2, count=1))
         sharing.grew(shared, Held(0b11, 2))
         await wait_all_tasks_blocked()
+        await trio.sleep(0.9 * limits.HELD_SECONDS)
         assert said(outbox) == [], "not so soon after the last"
-        await trio.sleep(2 * limits.HELD_SECONDS)
+        await trio.sleep(0.2 * limits.HELD_SECONDS)
         assert said(outbox) == [(Kind.HELD, struct.pack(">I", 2) + encode_held(Held(0b11, 2)))]
         served.on_held_wanted(question(3, count=2))
         await trio.sleep(1.0)
