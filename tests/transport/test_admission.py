@@ -182,15 +182,19 @@ def test_addresses_that_say_nothing_about_who_is_there_are_not_counted(host: str
     simulated(scenario)
 
 
-def test_whom_a_node_dials_it_reaches_though_two_have_come_from_there() -> None:
+def test_whom_a_node_dials_it_reaches_whoever_has_come_from_there_and_he_takes_no_place() -> None:
     async def scenario(world: World) -> None:
-        node, wanted = await world.node(HERE), await world.node("12.1.1.1")
+        node, wanted = await world.node(HERE), [await world.node(host) for host in ("12.1.1.1", "13.1.1.1")]
         for _ in range(limits.INBOUND_PER_IP_MAX):
             await come_in(world, node, "12.1.1.1")
-        node.swarm.dialer.plan.offer(Address("12.1.1.1", PORT), key=wanted.key, now=trio.current_time())
+        for other in wanted:
+            host = "12.1.1.1" if other is wanted[0] else "13.1.1.1"
+            node.swarm.dialer.plan.offer(Address(host, PORT), key=other.key, now=trio.current_time())
         node.swarm.dialer.wake()
-        await world.until(lambda: node.knows(wanted), seconds=5)
+        await world.until(lambda: node.knows(*wanted), seconds=5)
         assert await refused(world, "12.1.1.1") == FULL_IP
+        for _ in range(limits.INBOUND_PER_IP_MAX):
+            await come_in(world, node, "13.1.1.1")
 
     simulated(scenario)
 
