@@ -16,9 +16,9 @@ from typing import Protocol, assert_never
 import trio
 
 import consensus
+import transport
 from p2pnode.delays import Delays
 from p2pnode.logs import Logger
-from p2pnode.refusals import Refusals
 from p2pnode.vote_records import Decided, Signed, VoteRecord, decode, encode
 from p2pnode.wakeup import Signal
 from p2pnode.wal import VoteLog, VoteLogFault
@@ -118,7 +118,7 @@ class Driver:
         self._duties = duties
         self._delays = delays
         self._log = log
-        self._refusals = Refusals(log, "refused")
+        self._refusals = transport.Refusals(log, "refused")
         self._revival = revival
         self._kept_height = engine.state.height
         self._unkept: list[Decided] = []
@@ -336,7 +336,7 @@ class Driver:
         """Counted and logged; what is merely wrong is never evidence."""
         self.counters.refused += 1
         self.counters.last_refusal = reason
-        self._refusals.say(peer, reason)
+        self._refusals.say(transport.short_id(peer) if peer else "", reason)
 
     async def _fetch(self, request: consensus.FetchBlock) -> None:
         block = await self._voice.fetch_block(request.block_hash, request.holders)

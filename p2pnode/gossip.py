@@ -26,7 +26,6 @@ from p2pnode.links import LINKS_KIND, UNSAID, Links, Standing
 from p2pnode.links import Malformed as LinksMalformed
 from p2pnode.logs import Logger
 from p2pnode.overlay import Overlay
-from p2pnode.refusals import Refusals
 from p2pnode.relay import NOBODY, Relay
 from p2pnode.spreading import Spreading
 from p2pnode.store import Store
@@ -88,8 +87,8 @@ class Gossip:
         self._blobs = blobs
         self.committee = committee
         self._log = log
-        self._bad_messages = Refusals(log, "message refused")
-        self._bad_frames = Refusals(log, "frame refused")
+        self._bad_messages = transport.Refusals(log, "message refused")
+        self._bad_frames = transport.Refusals(log, "frame refused")
         self._serving = trio.CapacityLimiter(SERVING_THREADS_MAX)
         self._status: Status | None = None
         self._offered: consensus.Contribution | None = None
@@ -275,7 +274,7 @@ class Gossip:
                 return
             message = message_of(self._chain_id, event.envelope)
         except (consensus.Malformed, LinksMalformed) as problem:
-            self._bad_messages.say(event.peer_key, str(problem))
+            self._bad_messages.say(transport.short_id(event.peer_key), str(problem))
             return
         self._pass_on(event, message)
         if event.is_first and isinstance(message, consensus.Prepare | consensus.Commit):
@@ -329,7 +328,7 @@ class Gossip:
                 case _:
                     raise Malformed(f"unknown frame kind 0x{event.kind:02x}")
         except (Malformed, consensus.Malformed) as problem:
-            self._bad_frames.say(event.peer_key, str(problem))
+            self._bad_frames.say(transport.short_id(event.peer_key), str(problem))
 
     async def _deliver(self, event: consensus.Event) -> None:
         if self.deliver is not None:  # not before this node knows where the chain is

@@ -39,6 +39,7 @@ from transport.limits import LEAF_BYTES
 from transport.log import Log
 from transport.peerbook import PeerBook
 from transport.reachability import Reach, Result, Verdict
+from transport.refusals import Refusals
 from transport.requests import RequestHandler
 from transport.sharing import BlobSource
 from transport.statement import ChainId, make_statement
@@ -70,6 +71,7 @@ __all__ = [
     "PublicKey",
     "Reach",
     "ReachabilityChanged",
+    "Refusals",
     "RemoteFault",
     "RequestFailed",
     "RequestHandler",

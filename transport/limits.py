@@ -218,4 +218,6 @@ DIAL_TARGETS_MAX: Final = 1024  # addresses out of the book with their waiting t
 BAN_SECONDS: Final = 60.0  # after a proven fault; short, since a key costs nothing
 IP_BAN_SECONDS: Final = 30.0  # for strangers from where a liar came from: shorter, since others may share that address
 BANS_MAX: Final = 4096  # of keys, and of IP groups; whoever has so many to spend gains more by other means
+REFUSAL_LINES_AT_ONCE: Final = 20  # in the log, of one kind: enough to see one node's whole misfortune
+REFUSAL_LINES_PER_SECOND: Final = 1.0  # a day of them is some 20 MB, of which the log keeps the newest
 PORTS_TRIED_MAX: Final = 100  # next free port after the default one

@@ -45,6 +45,7 @@ from transport.pacing import Pacer
 from transport.peerbook import PeerBook
 from transport.ratelimit import TokenBucket
 from transport.reachability import Reach
+from transport.refusals import Refusals
 from transport.requests import RequestHandler
 from transport.session import Session
 from transport.sharing import BlobSource, Read, Sharing
@@ -100,6 +101,7 @@ class Swarm:
         self._has_quorum = False
         self._links: frozenset[bytes] | None = None
         self._refused = 0
+        self._refusals = Refusals(log, "peer refused")
         self._traffic = Traffic()
         self._strangers = TokenBucket(
             per_second=limits.STRANGERS_FRAMES_PER_SECOND, burst=limits.STRANGERS_FRAMES_BURST, now=0.0
@@ -516,7 +518,7 @@ class Swarm:
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused += 1
-        self.log.warning("peer refused", peer=name, reason=reason)
+        self._refusals.say(name, reason)
 
 
 async def _anybody(peer: TlsPeer, *, is_client: bool) -> tuple[Bye, str] | None:

@@ -186,7 +186,8 @@ async def questions(at: Scene) -> None:
 
 
 async def connections(at: Scene) -> None:
-    """Each says something that is no TLS, or nothing, and is gone or waits to be thrown out."""
+    """Each says something that is no TLS, or nothing, and is gone or waits to be thrown out. The log shows that, and other things, too."""
+    began, lines = trio.current_time(), at.victim.output.read_text().count("peer refused")
     for number in range(COUNT // 5):
         stream = await trio.open_tcp_stream("127.0.0.1", at.port)
         with contextlib.suppress(trio.BrokenResourceError):
@@ -196,6 +197,9 @@ async def connections(at: Scene) -> None:
                     await stream.receive_some(100)
         await trio.aclose_forcefully(stream)
     await at.heard()
+    seconds = trio.current_time() - began
+    more = at.victim.output.read_text().count("peer refused") - lines
+    assert 0 < more <= limits.REFUSAL_LINES_AT_ONCE + limits.REFUSAL_LINES_PER_SECOND * (seconds + 5)
 
 
 async def bombs(at: Scene) -> None:
