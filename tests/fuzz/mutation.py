@@ -1,8 +1,8 @@
 """Bytes that are almost right, and more of those that led somewhere new.
 
 What it is: a seeded mutator, and the loop that feeds it. An input that ends in a way that no input before it ended in (another line that
-refuses, or another type of value) becomes one to start from: the refusing lines of a strict decoder are its branches, so following
-them is coverage, at the price of looking at a traceback. What it is not: a judge; `Target.run` says what may come out.
+refuses, another type of value, or another short word) becomes one to start from: the refusing lines of a strict decoder are its branches,
+so following them is coverage, at the price of looking at a traceback. What it is not: a judge; `Target.run` says what may come out.
 
 For editing: the same seed gives the same inputs, in every process. Nothing here may depend on time or on the order of a set.
 """
@@ -42,7 +42,7 @@ class Target:
             return _place(refusal)
         if self.again is not None:
             assert self.again(value) == data, "two forms for one value"
-        return f"a {value!r}" if value is None or isinstance(value, int) else f"a {type(value).__name__}"
+        return f"a {value!r}" if value is None or isinstance(value, int | str) else f"a {type(value).__name__}"
 
 
 @dataclass(slots=True)
