@@ -64,7 +64,7 @@ HANDSHAKE_SECONDS_MIN: Final = 1.0  # that a handshake has before its place goes
 
 # --- Connections ----------------------------------------------------------------------------------------------------
 PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; beyond it members, and whom we dialed
-INBOUND_PER_IP_MAX: Final = 2  # strangers from one IPv4 address or IPv6 /64: people share homes; more cost money
+INBOUND_PER_IP_MAX: Final = 4  # strangers from one IPv4 address or IPv6 /64: three behind one router are what a founder needs
 INBOUND_PER_GROUP_MAX: Final = PEERS_MAX // 4  # strangers from one netgroup: who fills all places needs four of them
 LINKS_PER_PEER_MAX: Final = 3  # the live one and two that are being closed
 PING_SECONDS: Final = 5.0  # nothing heard for so long: ask; a member is asked as often anyway, to know its round trip

@@ -139,7 +139,7 @@ async def gone(world: World, node: Node, rogue: Rogue) -> None:
         ("2a00:1450:1:2::1", "2a00:1450:1:2:ffff::2", "2a00:1450:1:3::1"),
     ],
 )
-def test_from_one_ip_group_come_two_strangers_and_any_number_of_members(one: str, same: str, other: str) -> None:
+def test_from_one_ip_group_come_a_few_strangers_and_any_number_of_members(one: str, same: str, other: str) -> None:
     async def scenario(world: World) -> None:
         node, member = await world.node(HERE), Identity.generate()
         node.swarm.members([member.public_key])
