@@ -113,6 +113,19 @@ def test_a_draw_that_does_not_come_about_is_given_up_for_another():
     assert second <= kept
 
 
+def test_who_has_links_enough_gives_up_what_it_drew_beyond_its_share():
+    members = keys(100)
+    part = Overlay(members[0], seed=SEED, rng=Random(3))
+    sides = neighbours(members[0], members, seed=SEED)
+    wanted = part.wanted(members, live=sides, now=0.0)
+    wanted = part.wanted(members, live=wanted, now=DRAW_SECONDS)
+    assert len(wanted - sides) > DRAWN
+    others = [key for key in members[1:] if key not in wanted][: overlay.LINKS_MAX + 1 - len(wanted)]
+    assert part.wanted(members, live=[*wanted, *others[1:]], now=DRAW_SECONDS) == wanted, "so many are not too many"
+    fewer = part.wanted(members, live=[*wanted, *others], now=DRAW_SECONDS)
+    assert fewer < wanted and len(fewer) == len(wanted) - 1
+
+
 def test_who_is_no_member_draws_a_few():
     members = keys(40)
     part = Overlay(b"stranger", seed=SEED, rng=Random(4))

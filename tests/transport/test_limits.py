@@ -208,7 +208,7 @@ async def test_one_read_takes_so_much_and_then_others_have_their_turn() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.do_handshake)
         nursery.start_soon(theirs.do_handshake)
-    await theirs.send_all(encode_frame(Kind.PING, bytes(8)) * (3 * limits.READ_BYTES // 13))
+    await theirs.send_all(encode_frame(Kind.PING, bytes(8)) * (8 * limits.READ_BYTES // 13))
     decoder, taken = FrameDecoder(), []
     for _ in range(3):
         taken.append(await ours.receive_into(decoder))
