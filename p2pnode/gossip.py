@@ -283,6 +283,8 @@ class Gossip:
         await self._deliver(consensus.MessageReceived(message))
 
     def _pass_on(self, event: transport.EnvelopeReceived, message: consensus.Message) -> None:
+        if self._me not in self.committee().members:
+            return
         live = self._swarm.live()
         if isinstance(message, consensus.Contribution):  # ``tell_held`` carries it across
             live = live - set(self.relay.across(message.author, live))
@@ -338,13 +340,13 @@ class Gossip:
 
     def peers_at(self, height: int) -> list[bytes]:
         """Connected peers that say they decided this height, the farthest first."""
-        silent = {peer.key for peer in self._swarm.peers() if peer.is_silent}
+        live = self._swarm.live()
         able = [(status.height, key) for key, status in self.statuses.items() if status.height >= height]
-        return [key for _, key in sorted(able, reverse=True) if key not in silent]
+        return [key for _, key in sorted(able, reverse=True) if key in live]
 
     def connected(self) -> list[bytes]:
         """Peers that can be asked: one that has fallen silent would be waited for in vain."""
-        return [peer.key for peer in self._swarm.peers() if not peer.is_silent]
+        return list(self._swarm.live())
 
     async def fetch_blocks(self, peer: bytes, first: int, count: int) -> tuple[list[Block], int]:
         """A page of blocks with their certificates, and its length in bytes. Raises RequestFailed or Malformed."""

@@ -12,6 +12,7 @@ Rules for editing: what is held is what the open height's fetches would hold. No
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import trio
 
@@ -60,7 +61,7 @@ class Spreading:
     def _members(self) -> Sequence[bytes]:
         return self._committee().members
 
-    def _live(self) -> frozenset[bytes]:
+    def _live(self) -> AbstractSet[bytes]:
         return self._swarm.live()
 
     # --- the author ----------------------------------------------------------------------------------------------------------------

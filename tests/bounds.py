@@ -41,7 +41,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Of one package. `shown`: the test (below tests/) of each bound; `no_bounds`: what is none, though it is called like one."""
+    """Of one package. `shown`: the test of each bound; `no_bounds`: what is none, though it is called like one."""
 
     shown: Mapping[str, str]
     no_bounds: frozenset[str]

@@ -36,7 +36,7 @@ def test_every_bound_says_why(package: str) -> None:
 def test_the_tests_that_are_named_exist(package: str) -> None:
     for place in set(tables()[package].shown.values()):
         file, *names = place.split("::")
-        body: list[ast.stmt] = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
+        body: list[ast.stmt] = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
         for name in names:
             inner = [node for node in body if getattr(node, "name", None) == name]
             assert inner, place
@@ -53,7 +53,7 @@ def test_the_test_of_a_bound_fails_without_it(package: str, key: str) -> None:
 def loosened(constant: Constant, place: str) -> str:
     """The last line of pytest, run on one test in a process of its own; the first failure ends it."""
     environment = os.environ | {"P2PNODE_LOOSENED": f"{constant.module}:{constant.name}"}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.loosened", "-p", "no:cacheprovider", "-x", f"tests/{place}"]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.loosened", "-p", "no:cacheprovider", "-x", place]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return run.stdout.strip().rpartition("\n")[2]
 

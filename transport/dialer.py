@@ -57,6 +57,9 @@ class Dialer:
         self._host = host
         self._changed = trio.Event()
         self._is_alone = False
+        self._offered: tuple[frozenset[bytes], int] | None = (
+            None  # the members whose addresses the plan knows, as of which book
+        )
         self._bootstrap_state: dict[Address, DialFailure | None] = {}
 
     def wake(self) -> None:
@@ -76,12 +79,16 @@ class Dialer:
             nursery.start_soon(self._feel_now_and_then)
             while True:
                 self._changed = trio.Event()
+                looked_at = trio.current_time()
                 connected = self._host.not_to_dial()
                 self._choose(connected)
-                for target in self.plan.due(trio.current_time(), connected):
+                for target in self.plan.due(looked_at, connected):
                     nursery.start_soon(self.dial, target)
                 with trio.move_on_at(self.plan.wake_at(connected)):
                     await self._changed.wait()
+                    await trio.sleep_until(
+                        looked_at + limits.LOOK_SECONDS
+                    )  # what changes meanwhile is looked at together
 
     def keep_anchors(self) -> None:
         """What a restart should dial first goes into the book; where there is no link now, what was there before stays."""
@@ -97,17 +104,20 @@ class Dialer:
             self._is_alone = not self._is_alone
             if self._is_alone:
                 self.plan.now_alone(now)
-        for key in sorted(self.plan.members):  # in one order: a simulation is the same for the same seed
-            for entry in self._book.of(key):
-                self.plan.offer(entry.record.address, key=entry.record.key, now=now)
+        if (self.plan.members, self._book.changes) != self._offered:
+            self._offered = self.plan.members, self._book.changes
+            for key in sorted(self.plan.members):  # in one order: a simulation is the same for the same seed
+                for entry in self._book.of(key):
+                    self.plan.offer(entry.record.address, key=entry.record.key, now=now)
         wanted = self.plan.strangers_wanted(connected)
         if wanted <= 0:
             return
         groups = self.plan.groups(connected)
         for entry in islice(self._book.candidates(self._host.rng), limits.CANDIDATES_SCANNED_MAX):
             address, key = entry.record.address, entry.record.key
-            group = internet_group(address)
-            if key not in connected and group not in groups and self.plan.offer(address, key=key, now=now):
+            if key in connected or (group := internet_group(address)) in groups:
+                continue
+            if self.plan.offer(address, key=key, now=now):
                 groups |= {group} if group else set()
                 wanted -= 1
                 if not wanted:
@@ -178,7 +188,7 @@ class Dialer:
                 self._bootstrap_state.pop(target.address, None)
             return
         key, alone = target.key, self._host.is_alone()
-        is_given_up = self.plan.failed(target, error.failure, now=now, alone=alone)
+        is_given_up = self.plan.failed(target, error.failure, now=now, alone=alone, owner=error.key)
         if key is not None:
             if not alone:  # else the fault is rather our own, and a night without a link costs nobody their place
                 self._book.failed(key, target.address, now=unix_seconds())

@@ -42,7 +42,7 @@ _Slot = tuple[Address, PublicKey | None]
 _OUT_OF_REACH = (DialFailure.REFUSED, DialFailure.TIMED_OUT, DialFailure.UNREACHABLE, DialFailure.CLOSED)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
     """An address to dial. `key` is known from a record, or learned from the first success.
 
@@ -68,19 +68,32 @@ class Target:
         return self.address, None if self.is_bootstrap else self.key
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What our last dial of an address showed: who answers there, or since how many tries nobody does."""
+
+    owner: PublicKey | None
+    failures: int
+    at: float  # when to try again
+    until: float  # when to forget it
+
+
 class DialPlan:
     def __init__(self, own_key: PublicKey, rng: Random) -> None:
         self._own_id = node_id(own_key)
         self._rng = rng
-        self._targets: dict[_Slot, Target] = {}
+        self._kept: dict[_Slot, Target] = {}  # bootstrap addresses and members: few, and never given up
+        self._strangers: dict[_Slot, Target] = {}  # out of the address book, up to a bound
+        self._dialing: dict[Target, None] = {}  # of all these, and of feelers, those being dialed
         self._mine: dict[Address, None] = {}
+        self._shown: dict[Address, _Shown] = {}
         self._outbound: dict[PublicKey, Target] = {}  # whom our own dial has reached, for as long as they are peers
         self._members: frozenset[bytes] = frozenset()
         self._links: frozenset[bytes] = frozenset()  # of the members those that we are to be connected to
         self._has_quorum = False
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._kept) + len(self._strangers)
 
     @property
     def members(self) -> frozenset[bytes]:
@@ -100,15 +113,20 @@ class DialPlan:
         An anchor is a link that we had before a restart: it goes before everything else.
         """
         slot = (address, None if is_bootstrap else key)
-        if slot in self._targets or address in self._mine:
+        if slot in self._kept or slot in self._strangers or address in self._mine:
             return False
         id_ = None if key is None else node_id(key)
-        if id_ == self._own_id or not (is_bootstrap or key in self._members or self._make_room()):
+        is_claim = not is_bootstrap and key not in self._members
+        shown = self._shown_of(address, now) if is_claim else None
+        if id_ == self._own_id or (shown and shown.owner not in (None, key)) or (is_claim and not self._make_room()):
             return False
         # Both ends learn of each other at the same time; the lower id goes first.
         waits = id_ is not None and not is_bootstrap and not is_anchor and id_ < self._own_id
         at = -math.inf if is_anchor else now + (limits.HEAD_START_SECONDS if waits else 0.0)
-        self._targets[slot] = Target(address, key, is_bootstrap, at=at)
+        target = Target(address, key, is_bootstrap, at=at)
+        if shown and shown.owner is None:
+            target.failures, target.at = shown.failures, max(at, shown.at)
+        self._keep(target)
         return True
 
     def strangers_wanted(self, connected: Collection[bytes]) -> int:
@@ -137,17 +155,18 @@ class DialPlan:
 
     def feel(self, address: Address, key: PublicKey) -> Target | None:
         """A target for one look, marked as being dialed, or None where there is no room now. `felt` when it is over."""
-        target = self._targets.get((address, key)) or Target(address, key, is_bootstrap=False, is_feeler=True)
+        known = self._kept.get((address, key)) or self._strangers.get((address, key))
+        target = known or Target(address, key, is_bootstrap=False, is_feeler=True)
         if target.tries or self._room()[False] <= 0:
             return None
-        self._targets[target.slot] = target
-        target.tries += 1
+        self._keep(target)
+        self._begin(target)
         return target
 
     def felt(self, target: Target) -> None:
-        target.tries -= 1
+        self._end(target)
         if target.is_feeler:
-            self._targets.pop(target.slot, None)
+            self._drop(target)
 
     def due(self, now: float, connected: Collection[bytes]) -> list[Target]:
         """What to dial now, marked as being dialed; never a node that is connected.
@@ -155,7 +174,7 @@ class DialPlan:
         Nor one that is being dialed already, nor an address, but for a member while there is no quorum: on a path that was
         cut and has just healed, a fresh try is through long before TCP repeats what the last one lost.
         """
-        busy: set[PublicKey | Address] = {t.address for t in self._targets.values() if t.tries}
+        busy: set[PublicKey | Address] = {target.address for target in self._dialing}
         groups = self._groups_taken()
         room = self._room()
         chosen: list[Target] = []
@@ -174,7 +193,7 @@ class DialPlan:
                 target.at = now + self._rng.uniform(0.4, 0.6) * limits.BACKOFF_QUORUM_SECONDS_MAX
             busy |= {target.address} if target.key is None else {target.address, target.key}
             room[urgent] -= 1
-            target.tries += 1
+            self._begin(target)
             chosen.append(target)
         return chosen
 
@@ -189,7 +208,7 @@ class DialPlan:
 
     def abandoned(self, target: Target) -> None:
         """A try ended without a result: the target must not stay taken."""
-        target.tries -= 1
+        self._end(target)
 
     def succeeded(self, target: Target, key: PublicKey, now: float) -> None:
         """Connected. While it lasts the target is left alone, by its key."""
@@ -198,38 +217,49 @@ class DialPlan:
 
     def met(self, target: Target, key: PublicKey, now: float) -> None:
         """Dialed in vain, for it has come to us at the same time."""
-        target.tries -= 1
+        self._end(target)
         target.key = key
         target.connected_at = target.at = now
+        self._show(target, key, now)
 
-    def failed(self, target: Target, failure: DialFailure, *, now: float, alone: bool) -> bool:
-        """Wait before the next try; True where the target is given up and should be forgotten.
+    def failed(
+        self, target: Target, failure: DialFailure, *, now: float, alone: bool, owner: PublicKey | None = None
+    ) -> bool:
+        """Wait before the next try; True where the target is given up and should be forgotten. `owner` is who answered there.
 
         A bootstrap address is never given up, and nothing is while this node is alone: then the fault is rather its own.
         What answers at a bootstrap address is asked anew each time, but for a member that is only out of reach: who it was
         says how eagerly to try.
         """
-        target.tries -= 1
+        self._end(target)
         target.failures = min(target.failures + 1, limits.DIAL_TRIES_MAX // 2) if alone else target.failures + 1
         if failure is DialFailure.MYSELF:
             self._mine[target.address] = None
             if len(self._mine) > limits.OWN_ADDRESSES_MAX:
                 del self._mine[next(iter(self._mine))]
-            self._targets = {slot: t for slot, t in self._targets.items() if t.address != target.address}
+            for claim in [other for other in self._all() if other.address == target.address]:
+                self._drop(claim)
             return True
-        keep = target.is_bootstrap or target.key in self._members
-        if not keep and (target.failures >= limits.DIAL_TRIES_MAX or failure is DialFailure.WRONG_NETWORK):
-            self._targets.pop(target.slot, None)
+        is_claim = self._is_stranger(target)
+        is_false = is_claim and owner not in (None, target.key)
+        if is_false or (
+            is_claim and (target.failures >= limits.DIAL_TRIES_MAX or failure is DialFailure.WRONG_NETWORK)
+        ):
+            self._drop(target)
+            self._back_off(target, now=now, alone=alone)
+            self._show(target, owner, now)
             return True
         if target.is_bootstrap and not (target.key in self._members and failure in _OUT_OF_REACH):
             target.key = None
         self._back_off(target, now=now, alone=alone)
+        self._show(target, owner, now)
         return False
 
     def lost(self, key: bytes, now: float) -> None:
         """A connection ended: dial again soon, not at once, so that both ends do not meet in the middle."""
-        self._outbound.pop(PublicKey(key), None)
-        for target in self._targets.values():
+        if (left := self._outbound.pop(PublicKey(key), None)) is not None:
+            self._shown.pop(left.address, None)  # somebody else may take its place
+        for target in self._all():
             if target.key == key and not target.tries:
                 lasted = now - target.connected_at >= limits.LASTING_SECONDS
                 target.failures = 1 if lasted else target.failures + 1
@@ -239,6 +269,9 @@ class DialPlan:
         """The committee, and to whom of it we are to be connected: to all by default."""
         self._members = frozenset(members)
         self._links = self._members if links is None else self._members.intersection(links)
+        targets, self._kept, self._strangers = self._all(), {}, {}
+        for target in targets:
+            self._keep(target)
         self._hurry(now)
 
     def set_quorum(self, has_quorum: bool, now: float) -> None:
@@ -247,21 +280,61 @@ class DialPlan:
 
     def now_alone(self, now: float) -> None:
         """The last peer has gone: nobody is waited for as long as with others to talk to."""
-        for target in self._targets.values():
+        for target in self._all():
             target.at = min(target.at, now + self._cap(target, alone=True) * self._rng.uniform(0.5, 1.0))
 
     def bootstrap_keys(self) -> set[PublicKey]:
         """Who answered, when last dialed, at the addresses that the operator named."""
-        return {t.key for t in self._targets.values() if t.is_bootstrap and t.key is not None}
+        return {t.key for t in self._kept.values() if t.is_bootstrap and t.key is not None}
 
     def is_mine(self, address: Address) -> bool:
         """Whether dialing it reached this node."""
         return address in self._mine
 
+    def _all(self) -> list[Target]:
+        return [*self._kept.values(), *self._strangers.values()]
+
+    def _keep(self, target: Target) -> None:
+        """Among those that it belongs to, now that the members are as they are."""
+        (self._strangers if self._is_stranger(target) else self._kept)[target.slot] = target
+
+    def _drop(self, target: Target) -> None:
+        self._kept.pop(target.slot, None)
+        self._strangers.pop(target.slot, None)
+
+    def _begin(self, target: Target) -> None:
+        target.tries += 1
+        self._dialing[target] = None
+
+    def _end(self, target: Target) -> None:
+        """One of its tries."""
+        target.tries -= 1
+        if not target.tries:
+            del self._dialing[target]
+
+    def _show(self, target: Target, owner: PublicKey | None, now: float) -> None:
+        """What a dial showed counts for all strangers who claim that address.
+
+        Keys are free, so each claim by itself would be another dial, at whomever somebody likes to see dialed.
+        """
+        self._shown.pop(target.address, None)
+        self._shown[target.address] = _Shown(owner, target.failures, target.at, now + limits.CLAIM_SECONDS)
+        if len(self._shown) > limits.DIAL_TARGETS_MAX:
+            del self._shown[next(iter(self._shown))]
+        for claim in [claim for claim in self._strangers.values() if claim.address == target.address]:
+            if owner is None:
+                claim.failures, claim.at = max(claim.failures, target.failures), max(claim.at, target.at)
+            elif claim.key != owner and not claim.tries:
+                self._drop(claim)
+
+    def _shown_of(self, address: Address, now: float) -> _Shown | None:
+        shown = self._shown.get(address)
+        return shown if shown is not None and now < shown.until else None
+
     def _hurry(self, now: float) -> None:
         """Without a quorum no member is waited for longer than its cap, whatever was planned before."""
         if not self._has_quorum:
-            for target in self._targets.values():
+            for target in self._kept.values():
                 if target.key in self._links:
                     target.at = min(target.at, now + self._rng.uniform(0.5, 1.0) * limits.BACKOFF_QUORUM_SECONDS_MAX)
 
@@ -273,17 +346,18 @@ class DialPlan:
 
     def _wanted(self, connected: Collection[bytes]) -> list[Target]:
         """Targets that may be dialed once their time has come."""
-        dialing = [t for t in self._targets.values() if t.tries]
-        busy, busy_addresses = {t.key for t in dialing if t.key is not None}, {t.address for t in dialing}
-        is_full, groups = self.is_full(connected), self._groups_taken()
+        busy_addresses = {target.address for target in self._dialing}
+        busy = {target.key for target in self._dialing if target.key is not None}
+        groups = self._groups_taken()
         is_sparse = self._links != self._members  # then a member that we need no link to is dialed to get started only
         has_enough = is_sparse and len(connected) >= limits.OVERLAY_PEERS_MIN
-        taken = busy | set(connected)
 
         def is_free(target: Target) -> bool:
+            if target.key in connected:
+                return False
             if self._is_urgent(target):
-                return target.key not in connected and target.tries < limits.QUORUM_DIALS_MAX
-            if target.address in busy_addresses or (target.key in taken):
+                return target.tries < limits.QUORUM_DIALS_MAX
+            if target.address in busy_addresses or target.key in busy:
                 return False
             if target.key in self._links:
                 return True
@@ -291,9 +365,10 @@ class DialPlan:
                 return not has_enough
             if target.is_bootstrap:
                 return not has_enough and len(connected) < limits.SEEDED_PEERS_MIN
-            return not is_full and self._has_room_in_group(target, groups)
+            return self._has_room_in_group(target, groups)
 
-        return [target for target in self._targets.values() if is_free(target)]
+        strangers = () if self.is_full(connected) else self._strangers.values()
+        return [target for target in (*self._kept.values(), *strangers) if is_free(target)]
 
     def _is_stranger(self, target: Target) -> bool:
         return not target.is_bootstrap and target.key not in self._members
@@ -302,13 +377,13 @@ class DialPlan:
         """Strangers that could be dialed now, and never failed."""
         return [
             target
-            for target in self._targets.values()
-            if self._is_stranger(target) and not target.failures and not target.tries and target.key not in connected
+            for target in self._strangers.values()
+            if not target.failures and not target.tries and target.key not in connected
         ]
 
     def _groups_taken(self) -> Counter[bytes | None]:
         """Our links to strangers, and tries of them, by netgroup."""
-        dialing = [target for target in self._targets.values() if target.tries and target.key not in self._outbound]
+        dialing = [target for target in self._dialing if target.key not in self._outbound]
         return Counter(t.group for t in [*self._outbound.values(), *dialing] if self._is_stranger(t))
 
     def _has_room_in_group(self, target: Target, groups: Counter[bytes | None]) -> bool:
@@ -316,12 +391,11 @@ class DialPlan:
 
     def _make_room(self) -> bool:
         """For one more stranger; what failed most often, and is to wait longest, is dropped."""
-        strangers = [target for target in self._targets.values() if self._is_stranger(target)]
-        if len(strangers) < limits.DIAL_TARGETS_MAX:
+        if len(self._strangers) < limits.DIAL_TARGETS_MAX:
             return True
-        failed = [target for target in strangers if target.failures and not target.tries]
+        failed = [target for target in self._strangers.values() if target.failures and not target.tries]
         if failed:
-            del self._targets[max(failed, key=lambda target: (target.failures, target.at)).slot]
+            self._drop(max(failed, key=lambda target: (target.failures, target.at)))
         return bool(failed)
 
     def _is_urgent(self, target: Target) -> bool:
@@ -331,9 +405,8 @@ class DialPlan:
     def _room(self) -> dict[bool, int]:
         """How many tries may begin, of the urgent and of the others."""
         room = {True: limits.QUORUM_DIALS_ALL_MAX, False: limits.DIALS_MAX}
-        for target in self._targets.values():
-            if target.tries:
-                room[self._is_urgent(target)] -= target.tries
+        for target in self._dialing:
+            room[self._is_urgent(target)] -= target.tries
         return room
 
     def _cap(self, target: Target, *, alone: bool) -> float:

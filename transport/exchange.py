@@ -168,13 +168,16 @@ class Exchange:
         return self._own[address]
 
     async def tell_news(self) -> None:
-        """Hint to everybody that there is something to ask for: at once, and then not too often."""
+        """Hint to everybody that there is something to ask for: at once, and then not too often.
+
+        The more peers, the less often: what a meeting of many nodes costs each of them in a second has a bound.
+        """
         while True:
             await self._has_news.wait()
             self._has_news = trio.Event()
             for session in self._sessions.values():
                 session.outbox.push(session.pex.news())
-            await trio.sleep(limits.NEWS_SECONDS)
+            await trio.sleep(max(limits.NEWS_SECONDS, len(self._sessions) / limits.NEWS_PER_SECOND))
 
     async def look_up_own_name(self) -> None:
         """Records carry numbers. A name that the operator announces may get another one, as those of homes do."""
@@ -212,10 +215,10 @@ class Answers:
         since, given = self._given.pop(group, (now, ()))
         if now - since > limits.ANSWER_SECONDS:
             since, given = now, ()
-        kept = [slot for slot in given if slot in records]
-        fresh = [slot for slot in records if slot not in given]
+        kept = dict.fromkeys(slot for slot in given if slot in records)
+        fresh = [slot for slot in records if slot not in kept]
         self._rng.shuffle(fresh)
-        slots = sorted(kept + fresh, key=lambda slot: slot[0] not in first)  # stable: kept before fresh
+        slots = sorted([*kept, *fresh], key=lambda slot: slot[0] not in first)  # stable: kept before fresh
         share = max(limits.ANSWER_RECORDS_MIN, len(records) * limits.ANSWER_PERCENT // 100)
         count = min(limits.RECORDS_PER_RESPONSE_MAX, max(share, sum(slot[0] in first for slot in slots)))
         self._given[group] = since, tuple(slots[:count])

@@ -64,7 +64,9 @@ HANDSHAKE_SECONDS_MIN: Final = 1.0  # that a handshake has before its place goes
 
 # --- Connections ----------------------------------------------------------------------------------------------------
 PEERS_MAX: Final = 96  # a full mesh of 32 members, twice over, and observers; beyond it members, and whom we dialed
-INBOUND_PER_IP_MAX: Final = 4  # strangers from one IPv4 address or IPv6 /64: three behind one router are what a founder needs
+INBOUND_PER_IP_MAX: Final = (
+    4  # strangers from one IPv4 address or IPv6 /64: three behind one router are what a founder needs
+)
 INBOUND_PER_GROUP_MAX: Final = PEERS_MAX // 4  # strangers from one netgroup: who fills all places needs four of them
 LINKS_PER_PEER_MAX: Final = 3  # the live one and two that are being closed
 PING_SECONDS: Final = 5.0  # nothing heard for so long: ask; a member is asked as often anyway, to know its round trip
@@ -158,6 +160,7 @@ PEX_TOLD_SECONDS: Final = (
 )
 PEX_ASK_SECONDS: Final = 60.0  # our own asking when nobody has news
 NEWS_SECONDS: Final = 0.2  # between two NEWS to everybody: joins of many nodes are told in one
+NEWS_PER_SECOND: Final = 40.0  # to all peers together: each brings a question and an answer; forty of these are no load
 RECORD_FUTURE_SECONDS_MAX: Final = (
     86400.0  # a sequence number is milliseconds; a day bounds wrong clocks, and squatting
 )
@@ -181,6 +184,10 @@ PROBE_SECONDS_MAX: Final = 2.0  # a probe keeps its place at the door for as lon
 
 # --- Dialing and bans -----------------------------------------------------------------------------------------------
 DIALS_MAX: Final = 8  # at once: more would hardly be quicker, and look like a scan of the internet
+LOOK_SECONDS: Final = 0.05  # between two looks at whom to dial, however much happens: each goes through what is known
+CLAIM_SECONDS: Final = (
+    600.0  # for which what a dial showed of an address is remembered: routers give addresses anew now and then
+)
 OUTBOUND_PEERS_MAX: Final = 32  # full mesh up to here; members are dialed beyond it
 OUTBOUND_PEERS_MIN: Final = 8  # dialed by us in any case: who fills our places for callers chooses not all of our peers
 OVERLAY_PEERS_MIN: Final = (

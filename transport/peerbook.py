@@ -119,6 +119,7 @@ class PeerBook:
         self._new = Table()
         self._tried = Table()
         self._tests: dict[Slot, Slot] = {}  # who wants into a full bucket of `tried`, and whose place that would be
+        self.changes = 0  # how many addresses have come and gone, so that nobody need look for what has not
         self.members: frozenset[bytes] = frozenset()
         self.anchors: tuple[Slot, ...] = ()
 
@@ -248,10 +249,10 @@ class PeerBook:
 
         Alive means connected now, or reached by our own last dial.
         """
-        found = {entry.slot: entry for key in connected for entry in self.of(key)}
-        reached = (self._entries[slot] for slot in self._tried)
-        found |= {entry.slot: entry for entry in reached if entry.failures == 0}
-        return [entry.record for entry in found.values() if may_hear(entry.record.address.scope, scope)]
+        scopes = [heard for heard in Scope if may_hear(heard, scope)]
+        found = dict.fromkeys((PublicKey(key), heard) for key in connected for heard in scopes)
+        found |= dict.fromkeys(slot for slot in self._tried if slot[1] in scopes and not self._entries[slot].failures)
+        return [self._entries[slot].record for slot in found if slot in self._entries]
 
     # --- on disk ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +332,7 @@ class PeerBook:
             return False
         self._new.put(bucket, entry.slot)
         self._entries[entry.slot] = replace(entry, is_tried=False, places=(bucket,))
+        self.changes += 1
         return True
 
     def _make_room(self, bucket: int, now: float, *, is_for_member: bool) -> bool:
@@ -376,4 +378,5 @@ class PeerBook:
         for place in entry.places:
             table.remove(place, entry.slot)
         del self._entries[entry.slot]
+        self.changes += 1
         self._tests = {one: other for one, other in self._tests.items() if entry.slot not in (one, other)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -265,9 +266,9 @@ class Swarm:
         if not has_quorum or any(s.key in self._admission.members for s in self._sessions.values() if s.is_silent):
             self.dialer.wake()
 
-    def live(self) -> frozenset[PublicKey]:
-        """Peers that are connected and not silent."""
-        return frozenset(s.key for s in self._sessions.values() if (active := s.active) and not active.is_silent)
+    def live(self) -> AbstractSet[PublicKey]:
+        """Peers that are connected and not silent, in the order in which they came."""
+        return {s.key: None for s in self._sessions.values() if (active := s.active) and not active.is_silent}.keys()
 
     def reach(self) -> Reach:
         """Whether others can dial this node, by what its peers have tried."""

@@ -17,7 +17,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ from p2pnode.errors import UserError
 from p2pnode.files import Files
 from p2pnode.simulation.cluster import Cluster
 from p2pnode.simulation.streams import Weather
-from p2pnode.simulation.whole import running, virtually
+from p2pnode.simulation.whole import running, scratch, virtually
 from transport.events import KindTraffic
 from transport.framing import APPLICATION_KIND_MIN, Kind
 
@@ -116,8 +115,8 @@ def measure(nodes: int, *, heights: int = HEIGHTS) -> Json:
     """All figures of one network, taken in this process."""
     gc.set_threshold(GARBAGE_OBJECTS)
     began, before = time.process_time(), resident_bytes()
-    with tempfile.TemporaryDirectory(prefix="p2pnode-bench-") as name:
-        result = virtually(partial(_grow, Path(name), nodes, heights), seed=nodes)
+    with scratch() as directory:
+        result = virtually(partial(_grow, directory, nodes, heights), seed=nodes)
     total = result.pop("resident_bytes") - before
     return {**result, "memory_bytes_per_node": total / nodes, "processor_seconds": time.process_time() - began}
 

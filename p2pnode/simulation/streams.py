@@ -109,7 +109,8 @@ class Stream(trio.abc.Stream):
         self._waiting_bytes = 0
         self._last_arrival = 0.0
         self._stalled_since: float | None = None
-        self._changed = trio.Event()
+        self._reader: trio.CancelScope | None = None  # who waits, until what is on its way is here
+        self._has_room = trio.Event()
         self._closed = self._broken = False
         self._off = off  # hosts that answer nothing
         self.is_gone = False  # this end's host would answer with a reset
@@ -120,10 +121,10 @@ class Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
         while self.other._waiting_bytes > WINDOW_BYTES and not (self._closed or self._is_reset()):
             with trio.move_on_at(self._reset_at or _NEVER):
-                await self._changed.wait()
+                await self._has_room.wait()
         while self._out.uplink.room_at() > trio.current_time() and not (self._closed or self._is_reset()):
             with trio.move_on_at(self._out.uplink.room_at()):
-                await self._changed.wait()
+                await self._has_room.wait()
         if self._closed:
             raise trio.ClosedResourceError
         if self._is_reset():
@@ -134,21 +135,22 @@ class Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._moment() <= trio.current_time():
+            await trio.lowlevel.cancel_shielded_checkpoint()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
             if (data := self._take(max_bytes or 65536)) is not None:
                 return data
-            moment = min(self._arriving[0][0] if self._arriving else _NEVER, self._reset_at or _NEVER)
-            with trio.move_on_at(moment):
-                await self._changed.wait()
+            with trio.CancelScope(deadline=self._moment()) as self._reader:
+                await trio.sleep_forever()
 
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = self.is_gone = True
             self.other._on_its_way(_END)
-            self._fire()
+            self._tell()
         await trio.lowlevel.checkpoint()
 
     # --- what happens to it ------------------------------------------------------------------------------------------------------
@@ -158,12 +160,12 @@ class Stream(trio.abc.Stream):
         self._closed = self.is_gone = True
         if not silently:
             self.other._reset_on_its_way()
-        self._fire()
+        self._tell()
 
     def reset(self) -> None:
         """Somebody between the two ends broke the connection."""
         self._broken = self.is_gone = True
-        self._fire()
+        self._tell()
 
     def unblock(self, now: float) -> None:
         """The path to here is open again: what waits is sent again when its sender tries the next time."""
@@ -178,7 +180,7 @@ class Stream(trio.abc.Stream):
         self._arriving = deque((moment if at == _NEVER else at, data) for at, data in self._arriving)
         self._reset_at = moment if self._reset_at == _NEVER else self._reset_at
         self._last_arrival = max(self._last_arrival, moment)
-        self._fire()
+        self._tell()
 
     def _on_its_way(self, data: bytes) -> None:
         """Something was sent to this end."""
@@ -191,13 +193,13 @@ class Stream(trio.abc.Stream):
             return
         self._arriving.append((at, data))
         self._waiting_bytes += len(data)
-        self._fire()
+        self._tell_reader()
 
     def _reset_on_its_way(self) -> None:
         at = self._arrival(0)
         if not self.is_gone and self._reset_at is None:
             self._reset_at = at
-            self._fire()
+            self._tell()
 
     def _arrival(self, count: int) -> float:
         """When what is sent now is here, behind everything before it; never, as long as the path is blocked."""
@@ -229,16 +231,34 @@ class Stream(trio.abc.Stream):
                 data = data[: count - size]
             taken.append(data)
             size += len(data)
+        was_full = self._waiting_bytes > WINDOW_BYTES
         self._waiting_bytes -= size
         if size:
-            self.other._fire()
+            if was_full:
+                self.other._tell_writer()
         elif self._is_reset():
             raise trio.BrokenResourceError
         return b"".join(taken) if taken else None
 
-    def _fire(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+    def _moment(self) -> float:
+        """When there is something for the reader."""
+        if self._closed or self._broken:
+            return -math.inf
+        return min(self._arriving[0][0] if self._arriving else _NEVER, self._reset_at or _NEVER)
+
+    def _tell(self) -> None:
+        """Whoever waits here looks again."""
+        self._tell_reader()
+        self._tell_writer()
+
+    def _tell_reader(self) -> None:
+        """It sleeps until its moment: where that has not changed, it is not woken for nothing."""
+        if self._reader is not None:
+            self._reader.deadline = self._moment()
+
+    def _tell_writer(self) -> None:
+        self._has_room.set()
+        self._has_room = trio.Event()
 
 
 class Listener(trio.abc.Listener[Stream]):

@@ -366,8 +366,66 @@ def test_an_address_changes_hands() -> None:
     plan.offer(place(1), key=HIGHER[1], now=5.0)
     (target,) = due(plan, 5.0)
     assert target.key == HIGHER[0], "one address is dialed once at a time"
-    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=5.0, alone=False)
+    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=5.0, alone=False, owner=HIGHER[1])
     assert [t.key for t in due(plan, 5.0)] == [HIGHER[1]]
+
+
+def claims(plan: DialPlan, count: int, address: Address, *, now: float, first: int = 0) -> None:
+    for number in range(first, first + count):
+        plan.offer(address, key=PublicKey(number.to_bytes(32, "big")), now=now)
+
+
+@pytest.mark.parametrize("owner", [None, PublicKey(b"o" * 32)])
+def test_who_is_claimed_by_many_is_not_dialed_for_each(owner: PublicKey | None) -> None:
+    """Keys are free: 256 claims, and a fresh one each second, made a node dial whomever somebody named a thousand times."""
+    plan, dials = make(), 0
+    victim = Address("203.0.113.9", 443)
+    claims(plan, 256, victim, now=0.0)
+    for tick in range(4 * 600):
+        now = tick / 4
+        claims(plan, 1, victim, now=now, first=1000 + tick // 4)
+        for target in due(plan, now):
+            dials += 1
+            plan.failed(
+                target, DialFailure.BAD_CERTIFICATE if owner else DialFailure.REFUSED, now=now, alone=False, owner=owner
+            )
+    assert 1 <= dials <= (1 if owner else 14)
+    assert len(plan) <= (0 if owner else limits.DIAL_TARGETS_MAX)
+
+
+def test_what_an_address_showed_is_forgotten_in_time_and_with_a_link() -> None:
+    plan, owner = make(), PublicKey(b"o" * 32)
+    plan.offer(place(1), key=LOWER[0], now=0.0)
+    (target,) = due(plan, 1.0)
+    assert plan.failed(target, DialFailure.BAD_CERTIFICATE, now=1.0, alone=True, owner=owner)
+    assert not plan.offer(place(1), key=LOWER[1], now=2.0)
+    assert plan.offer(place(1), key=owner, now=2.0), "who answers there is no false claim"
+    assert plan.offer(place(1), key=LOWER[1], now=1.0 + limits.CLAIM_SECONDS)
+    (target, *_) = [t for t in due(plan, 1.0 + limits.CLAIM_SECONDS) if t.key == owner]
+    plan.succeeded(target, owner, 700.0)
+    assert not plan.offer(place(1), key=LOWER[2], now=701.0)
+    plan.lost(owner, 702.0)
+    assert plan.offer(place(1), key=LOWER[2], now=703.0), "somebody else may have its place by now"
+
+
+def test_what_is_shown_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DIAL_TARGETS_MAX", 5)
+    plan = make()
+    for number in range(50):
+        plan.offer(place(number), key=LOWER[0], now=float(number))
+        for target in due(plan, float(number)):
+            plan.failed(target, DialFailure.REFUSED, now=float(number), alone=False)
+    assert len(plan._shown) == 5
+
+
+def test_a_member_is_dialed_wherever_strangers_claim_to_be() -> None:
+    plan = make()
+    plan.set_members([HIGHER[0]], 0.0)
+    claims(plan, 10, place(1), now=0.0)
+    (target,) = due(plan, 0.5)
+    plan.failed(target, DialFailure.BAD_CERTIFICATE, now=0.5, alone=False, owner=HIGHER[1])
+    assert plan.offer(place(1), key=HIGHER[0], now=0.5)
+    assert [t.key for t in due(plan, 1.0)] == [HIGHER[0]]
 
 
 @pytest.mark.parametrize("is_bootstrap", [False, True])
