@@ -1,6 +1,6 @@
 """No bound without a test that shows it holding: the constants of the packages against bounds.toml.
 
-`--long`: each of the tests named there fails where the code takes its bound for twice as much. A minute of a core for six bounds.
+`--long`: each of the tests named there fails where the code takes its bound for twice as much; a quarter of an hour of one core.
 """
 
 import ast
