@@ -84,11 +84,13 @@ class Exchange:
         alive = self._book.alive(scope=session.scope, connected=self._sessions)
         if session.scope is Scope.GLOBAL:
             group, now = netgroup(session.remote), trio.current_time()
-            alive = self._answers.of(group, alive, first=self._book.members, now=now)
+            alive = self._answers.of(group, alive, members=self._book.members, now=now)
         if (own := self._learned_record(session.scope)) is not None:
             alive = [own, *alive]
         told = session.pex.unseen((record for record in alive if record.key != session.key), trio.current_time())
-        told = told if len(told) <= count else self._host.rng.sample(told, count)
+        if len(told) > count:  # members, without whom nobody joins; and of the others any
+            self._host.rng.shuffle(told)
+            told = sorted(told, key=lambda record: record.key not in self._book.members)[:count]
         session.pex.show(told, trio.current_time())
         return told
 
@@ -201,27 +203,30 @@ class Exchange:
 
 
 class Answers:
-    """What strangers on the internet are told, by their netgroup. Who has gone is replaced; nobody else changes for a day."""
+    """What strangers on the internet are told, by their netgroup: of all members, who are on the chain anyway, and of a part of the others.
+
+    Of the others, who has gone is replaced; nobody else changes for a day. Members take nobody's place: strangers whom nobody is told of
+    would be linked to members alone, and to whom those are is no limit.
+    """
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._given: dict[bytes, tuple[float, tuple[Slot, ...]]] = {}
 
     def of(
-        self, group: bytes, alive: Sequence[PeerRecord], *, first: Collection[bytes], now: float
+        self, group: bytes, alive: Sequence[PeerRecord], *, members: Collection[bytes], now: float
     ) -> list[PeerRecord]:
-        """Of the living those that this netgroup hears of; those of `first`, who are on the chain anyway, before the others."""
-        records = {(record.key, record.address.scope): record for record in alive}
+        """Of the living those that this netgroup hears of."""
+        others = {(record.key, record.address.scope): record for record in alive if record.key not in members}
         since, given = self._given.pop(group, (now, ()))
         if now - since > limits.ANSWER_SECONDS:
             since, given = now, ()
-        kept = dict.fromkeys(slot for slot in given if slot in records)
-        fresh = [slot for slot in records if slot not in kept]
+        kept = dict.fromkeys(slot for slot in given if slot in others)
+        fresh = [slot for slot in others if slot not in kept]
         self._rng.shuffle(fresh)
-        slots = sorted([*kept, *fresh], key=lambda slot: slot[0] not in first)  # stable: kept before fresh
-        share = max(limits.ANSWER_RECORDS_MIN, len(records) * limits.ANSWER_PERCENT // 100)
-        count = min(limits.RECORDS_PER_RESPONSE_MAX, max(share, sum(slot[0] in first for slot in slots)))
-        self._given[group] = since, tuple(slots[:count])
+        share = max(limits.ANSWER_RECORDS_MIN, len(others) * limits.ANSWER_PERCENT // 100)
+        slots = tuple([*kept, *fresh][: min(limits.RECORDS_PER_RESPONSE_MAX, share)])
+        self._given[group] = since, slots
         if len(self._given) > limits.ANSWERS_MAX:
             del self._given[next(iter(self._given))]
-        return [records[slot] for slot in slots[:count]]
+        return [*(record for record in alive if record.key in members), *(others[slot] for slot in slots)]

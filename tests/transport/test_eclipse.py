@@ -234,7 +234,9 @@ def test_seeds_are_left_alone_by_whoever_knows_enough_others(monkeypatch: pytest
 
 def records(number: int) -> list[PeerRecord]:
     return [
-        PeerRecord.sign(Identity(n.to_bytes(32, "big")), CHAIN, sequence=1, address=Address(f"20.{n}.0.1", PORT))
+        PeerRecord.sign(
+            Identity(n.to_bytes(32, "big")), CHAIN, sequence=1, address=Address(f"20.{n % 256}.{n // 256}.1", PORT)
+        )
         for n in range(1, number + 1)
     ]
 
@@ -242,32 +244,37 @@ def records(number: int) -> list[PeerRecord]:
 def test_a_netgroup_is_told_of_the_same_nodes_for_a_day() -> None:
     alive = records(200)
     answers = Answers(Random(1))
-    told = answers.of(b"4:xx", alive, first=(), now=0.0)
+    told = answers.of(b"4:xx", alive, members=(), now=0.0)
     assert len(told) == 200 * limits.ANSWER_PERCENT // 100
-    assert answers.of(b"4:xx", alive, first=(), now=limits.ANSWER_SECONDS - 1) == told
-    assert {r.key for r in answers.of(b"4:yy", alive, first=(), now=0.0)} != {r.key for r in told}
-    later = answers.of(b"4:xx", alive, first=(), now=limits.ANSWER_SECONDS + 1)
+    assert answers.of(b"4:xx", alive, members=(), now=limits.ANSWER_SECONDS - 1) == told
+    assert {r.key for r in answers.of(b"4:yy", alive, members=(), now=0.0)} != {r.key for r in told}
+    later = answers.of(b"4:xx", alive, members=(), now=limits.ANSWER_SECONDS + 1)
     assert {r.key for r in later} != {r.key for r in told}
 
 
 def test_who_is_gone_is_replaced_and_a_small_network_is_told_whole() -> None:
     alive = records(limits.ANSWER_RECORDS_MIN)
     answers = Answers(Random(1))
-    assert {r.key for r in answers.of(b"4:xx", alive[:-2], first=(), now=0.0)} == {r.key for r in alive[:-2]}
-    assert {r.key for r in answers.of(b"4:xx", alive, first=(), now=1.0)} == {r.key for r in alive}, "and so is news"
+    assert {r.key for r in answers.of(b"4:xx", alive[:-2], members=(), now=0.0)} == {r.key for r in alive[:-2]}
+    assert {r.key for r in answers.of(b"4:xx", alive, members=(), now=1.0)} == {r.key for r in alive}, "and so is news"
     many = records(200)
-    told = answers.of(b"4:zz", many, first=(), now=0.0)
+    told = answers.of(b"4:zz", many, members=(), now=0.0)
     left = [r for r in many if r.key != told[0].key]
-    again = answers.of(b"4:zz", left, first=(), now=1.0)
+    again = answers.of(b"4:zz", left, members=(), now=1.0)
     assert len({r.key for r in told} & {r.key for r in again}) == len(told) - 1
 
 
-def test_members_come_first_and_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_are_told_of_members_who_take_nobodys_place_and_answers_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "ANSWERS_MAX", 3)
     alive = records(200)
-    members = {r.key for r in alive[150:]}
+    members = {r.key for r in alive[100:]}
     answers = Answers(Random(1))
-    assert members <= {r.key for r in answers.of(b"4:aa", alive, first=members, now=0.0)}
+    told = {r.key for r in answers.of(b"4:aa", alive, members=members, now=0.0)}
+    assert members <= told and len(told - members) == limits.ANSWER_RECORDS_MIN
+    many = records(400)
     for number in range(10):
-        assert len(answers.of(b"%d" % number, alive, first={r.key for r in alive}, now=0.0)) == 64
+        told = {r.key for r in answers.of(b"%d" % number, many, members=members, now=0.0)}
+        assert len(told - members) == 64, "23 of a hundred would be more"
     assert len(answers._given) == 3
