@@ -21,9 +21,13 @@ class Writing:
 
     async def run(self) -> None:
         """All listed bytes must be on the disk before our COMMIT, so the disk begins while we still collect. Until cancelled."""
+        flushed: set[bytes] = (
+            set()
+        )  # of the open pool; whether they are still there is asked once more before our COMMIT
         while True:
             held = [entry.contribution.payload_digest for entry in self._pool().held()]
-            if fresh := [digest for digest in held if not self._blobs.is_durable(digest)]:
+            flushed = {digest for digest in held if digest in flushed or self._blobs.is_durable(digest)}
+            if fresh := [digest for digest in held if digest not in flushed]:
                 try:
                     await in_thread(self._blobs.make_durable, fresh)
                     continue

@@ -74,6 +74,9 @@ QUIET_SECONDS: Final = 1.0  # the same between members, who say more in a round;
 TURN_SECONDS: Final = 0.5  # by which whoever was dialed lets the other end ask first: longer than a round trip, mostly
 SILENT_SECONDS: Final = 2.5  # and unanswered for 1: not counted as reachable, and replaced by whoever connects anew
 PINGS_UNANSWERED_MAX: Final = 64  # of ours, remembered: nine behind bulk, and a minute's
+LIVE_SECONDS: Final = (
+    0.05  # for which an answer to who is silent serves: votes come hundreds at a time, and each asks for it
+)
 DEAD_SECONDS: Final = 15.0  # a busy machine comes back within that time, a route mostly, too
 TWIN_SECONDS_MAX: Final = 1.5  # for a connection to prove that it lives, when another process with its key comes
 SEND_SECONDS_MAX: Final = 15.0  # for one write of SEND_BYTES: 140 kbit/s, or the peer does not read

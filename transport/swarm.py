@@ -100,6 +100,8 @@ class Swarm:
         self._doorway = Doorway()
         self._liars = Ban(limits.BAN_SECONDS)
         self._has_quorum = False
+        self._live: dict[PublicKey, None] = {}
+        self._live_until = -math.inf  # when to look again
         self._links: frozenset[bytes] | None = None
         self._refused = 0
         self._refusals = Refusals(log, "peer refused")
@@ -205,9 +207,9 @@ class Swarm:
         """
 
         def connected() -> list[Session]:
-            now = trio.current_time()
-            found = [self._sessions.get(PublicKey(key)) for key in (*holders(), *fetch.fellows)]
-            return [s for s in found if s is not None and not s.is_silent and not self._liars.holds(s.key, now)]
+            now, live = trio.current_time(), self.live()
+            found = [PublicKey(key) for key in (*holders(), *fetch.fellows) if key in live]
+            return [self._sessions[key] for key in found if not self._liars.holds(key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
         fetch = Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log)
@@ -267,8 +269,12 @@ class Swarm:
             self.dialer.wake()
 
     def live(self) -> AbstractSet[PublicKey]:
-        """Peers that are connected and not silent, in the order in which they came."""
-        return {s.key: None for s in self._sessions.values() if (active := s.active) and not active.is_silent}.keys()
+        """Peers that are connected and not silent, in the order in which they came; whether silent, as of a moment ago at most."""
+        now = trio.current_time()
+        if now >= self._live_until:
+            heard = [s for s in self._sessions.values() if (active := s.active) and not active.is_silent]
+            self._live, self._live_until = dict.fromkeys(s.key for s in heard), now + limits.LIVE_SECONDS
+        return self._live.keys()
 
     def reach(self) -> Reach:
         """Whether others can dial this node, by what its peers have tried."""
@@ -395,6 +401,7 @@ class Swarm:
         else:
             is_new = False
         share, is_watched = partial(self._share_of, shaken.key), partial(self._is_watched, shaken.key)
+        self._live_until = -math.inf
         connection = Connection(shaken, session.outbox, self._traffic, shared=share, is_watched=is_watched)
         self._choose(session, connection)
         self.exchange.take_record(session, shaken)
@@ -437,6 +444,7 @@ class Swarm:
     def _detach(self, session: Session, connection: Connection) -> None:
         """A connection has ended. Its session ends with the last one, after a moment if a swap is under way."""
         session.connections.remove(connection)
+        self._live_until = -math.inf
         if connection.fault is not None:
             self._refuse(connection.name, connection.fault.reason)
             if connection.fault.proven:
@@ -457,6 +465,7 @@ class Swarm:
     def _end_session(self, session: Session, reason: str) -> None:
         info = session.info()
         del self._sessions[session.key]
+        self._live_until = -math.inf
         session.end(reason)
         self.dialback.lost(session.key)
         for connection in session.connections:

@@ -186,9 +186,9 @@ async def _all_know_all(crowd: Cluster, began: float) -> float | None:
 
 
 def _known(crowd: Cluster) -> int:
-    """How many addresses of others all books together hold."""
+    """How many addresses of others all books together hold: each node has one."""
     swarms = [member.node.swarm for member in crowd.members if member.node and hasattr(member.node, "swarm")]
-    return sum(len({entry.record.key for entry in swarm.book} - {swarm.identity.public_key}) for swarm in swarms)
+    return sum(len(swarm.book) for swarm in swarms)
 
 
 async def _settled(crowd: Cluster) -> float:

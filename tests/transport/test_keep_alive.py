@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.transport.net import Network, introduction
+from tests.transport.test_own_address import World, simulated
 from transport import limits
 from transport.connection import Connection, Shaken, Traffic
 from transport.establish import establish
@@ -165,3 +166,34 @@ async def test_a_link_is_watched_where_both_ends_are_members(net: Network) -> No
         node.swarm.members([one.key, two.key])
     assert one.swarm._is_watched(two.key) and two.swarm._is_watched(one.key)
     assert not one.swarm._is_watched(three.key) and not three.swarm._is_watched(one.key)
+
+
+def test_who_is_live_is_looked_up_every_so_often_and_at_once_where_somebody_came_or_went(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World) -> None:
+        one, two = await world.node("20.1.0.1"), await world.node("20.2.0.1", "20.1.0.1")
+        await world.until(lambda: one.knows(two))
+        looks: list[float] = []
+
+        def is_silent(_: Connection) -> bool:
+            looks.append(trio.current_time())
+            return False
+
+        monkeypatch.setattr(Connection, "is_silent", property(is_silent))
+        for _ in range(1000):
+            assert list(one.swarm.live()) == [two.key]
+            await trio.sleep(0.001)
+        assert len(looks) == pytest.approx(1.0 / limits.LIVE_SECONDS, abs=2)
+        two.scope.cancel()
+        while one.swarm.is_connected(two.key):
+            assert two.key in one.swarm.live()
+            await trio.sleep(0.001)
+        assert not one.swarm.live()
+        three = await world.node("20.3.0.1", "20.1.0.1")
+        while not one.swarm.is_connected(three.key):
+            assert not one.swarm.live()
+            await trio.sleep(0.001)
+        assert list(one.swarm.live()) == [three.key]
+
+    simulated(scenario)
