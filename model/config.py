@@ -2,19 +2,32 @@
 
 Both are frozen, validated on construction, and written into the genesis by `to_dict`: integers, booleans and strings
 only (a decimal stays a string), so that their canonical JSON is the same on every machine. No torch here.
+
+For editors: a new field comes with a default that changes nothing and is marked `_later`. A document holds such a field
+only where it differs from its default, so that an older genesis stays readable, canonical, and the same network.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from model import limits
 from model.errors import ConfigError
 
+_Value = TypeVar("_Value", int, str, bool)
+_Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
+
 _FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, or a JSON file such as {"width": 128, "layers": 4, ...}'
+_TRAINING_HINT: Final = 'training is a JSON file such as {"optimizer": "lion", "inner_rate": "0.0003"}'
+
+
+def _later(default: _Value) -> _Value:
+    """A field that the first networks did not have: no document holds it at its default."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +88,7 @@ class ModelConfig:
     @classmethod
     def named(cls, size: str) -> "ModelConfig":
         """A preset by name, or the JSON file at that path. Raises ConfigError."""
-        return PRESETS[size] if size in PRESETS else _from_file(Path(size))
+        return PRESETS[size] if size in PRESETS else _from_file(cls, Path(size), "size", _FILE_HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,13 @@ class TrainingConfig:
     momentum_shift: int = 0
     nesterov: bool = False
     codec: str = "dense-int8"
+    optimizer: str = _later("adamw")  # momentum of sgd: beta_first; lion's two betas: these two
+    sharpness_radius: str = _later("0")  # of sharpness-aware minimization around the optimizer; 0: none
+    schedule: str = _later("constant")  # of the inner rate after the warm-up, in steps of the network
+    schedule_steps: int = _later(0)  # cosine, wsd: after so many steps the rate stays at its floor
+    decay_steps: int = _later(0)  # wsd: the last of them, over which it falls
+    rate_floor: str = _later("0.1")  # cosine, wsd: the share of inner_rate at which the rate ends
+    quantization: str = _later("none")  # int8: learn for a model whose matrices are rounded to eight bits
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -118,12 +138,36 @@ class TrainingConfig:
         _between("momentum_numerator", self.momentum_numerator, 0, (1 << self.momentum_shift) - 1)
         if self.nesterov and not self.momentum_numerator:
             raise ConfigError("nesterov needs a momentum", "for example momentum_numerator 7, momentum_shift 3 (0.875)")
-        if self.codec not in CODECS:
-            raise ConfigError(f"unknown codec {self.codec!r}", f"known: {', '.join(CODECS)}")
+        _one_of("codec", self.codec, CODECS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _decimal_between("sharpness_radius", self.sharpness_radius, "0", "10")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _between("schedule_steps", self.schedule_steps, 0, limits.SCHEDULE_STEPS_MAX)
+        _between("decay_steps", self.decay_steps, 0, self.schedule_steps)
+        _decimal_between("rate_floor", self.rate_floor, "0", "1")
+        if (self.schedule != "constant") != (self.schedule_steps > 0):
+            raise ConfigError(
+                f"schedule is {self.schedule} and schedule_steps is {self.schedule_steps}",
+                'a schedule with an end needs its steps, for example "schedule": "cosine", "schedule_steps": 20000',
+            )
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise ConfigError(
+                f"schedule is {self.schedule} and decay_steps is {self.decay_steps}",
+                "wsd, and no other schedule, needs the steps over which the rate falls: a tenth of schedule_steps, say",
+            )
 
     @property
     def tokens_per_round(self) -> int:
         return self.local_steps * self.batch * self.sequence
+
+    @classmethod
+    def from_file(cls, path: Path) -> "TrainingConfig":
+        """The JSON file at that path; what it does not name stays at its default. Raises ConfigError."""
+        return _from_file(cls, path, "training", _TRAINING_HINT)
 
     def to_dict(self) -> dict[str, int | str | bool]:
         return _to_dict(self)
@@ -144,33 +188,39 @@ def check_together(config: ModelConfig, training: TrainingConfig) -> None:
 
 
 CODECS: Final[Mapping[str, int]] = {"dense-int8": 1}  # name -> the id in a contribution and in a payload's header
+OPTIMIZERS: Final = ("adamw", "sgd", "lion")  # model/optimizers/
+SCHEDULES: Final = ("constant", "cosine", "wsd")  # model/schedule.py
+QUANTIZATIONS: Final = ("none", "int8")  # model/quantization.py
 
 
-def _from_file(path: Path) -> ModelConfig:
+def _from_file(cls: type[_Config], path: Path, what: str, hint: str) -> _Config:
     try:
         with path.open("rb") as file:
             text = file.read(limits.CONFIG_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"no size named {str(path)!r}, and no such file ({error.strerror})", _FILE_HINT) from None
+        raise ConfigError(f"no {what} named {str(path)!r}, and no such file ({error.strerror})", hint) from None
     if len(text) > limits.CONFIG_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", _FILE_HINT)
+        raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", hint)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON ({error})", _FILE_HINT) from None
+        raise ConfigError(f"{path}: not JSON ({error})", hint) from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object", _FILE_HINT)
-    defaults = {field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING}
-    return ModelConfig.from_dict(defaults | values)
+        raise ConfigError(f"{path}: not a JSON object", hint)
+    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    return cls.from_dict(defaults | values)
 
 
 def _to_dict(config: ModelConfig | TrainingConfig) -> dict[str, int | str | bool]:
-    return {field.name: getattr(config, field.name) for field in fields(config)}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    silent = {field.name: field.default for field in fields(config) if field.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in silent or value != silent[name]}
 
 
 def _strict_fields(cls: type[ModelConfig] | type[TrainingConfig], values: Mapping[str, object]) -> dict[str, object]:
     known = [field.name for field in fields(cls)]
-    if missing := [name for name in known if name not in values]:
+    needed = [field.name for field in fields(cls) if not field.metadata.get("later")]
+    if missing := [name for name in needed if name not in values]:
         raise ConfigError(f"missing: {', '.join(missing)}", f"the fields are {', '.join(known)}")
     if unknown := sorted(str(name)[:40] for name in values if name not in known):
         raise ConfigError(f"unknown: {', '.join(unknown[:8])}", f"the fields are {', '.join(known)}")
@@ -187,6 +237,11 @@ def _check_types(config: ModelConfig | TrainingConfig) -> None:
 def _between(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name} is {value}, allowed are {low} to {high}")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value[:40]!r}", f"known: {', '.join(known)}")
 
 
 def _decimal_between(name: str, value: str, low: str, high: str) -> None:

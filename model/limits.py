@@ -32,6 +32,7 @@ CONTEXT_MAX: Final = 1 << 17
 INITIAL_GAIN_MAX: Final = 64  # beyond, AdamW's first step is larger than the weights
 LOCAL_STEPS_MAX: Final = 10_000
 BATCH_MAX: Final = 4096
+SCHEDULE_STEPS_MAX: Final = 10**9  # ten steps a second for three years
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
 # --- text ----------------------------------------------------------------------------------------------------------

@@ -70,11 +70,39 @@ def test_a_model_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     {"local_steps": 0}, {"batch": 0}, {"sequence": 1}, {"inner_rate": "inf"}, {"inner_rate": "-1"}, {"clip": "0"},
     {"inner_rate": 0.001}, {"outer_rate_numerator": 1025}, {"outer_rate_denominator": 0}, {"momentum_shift": 11},
     {"momentum_numerator": 8, "momentum_shift": 3}, {"nesterov": True}, {"nesterov": 1}, {"codec": "zip"},
-    {"inner_rate": "0." + "0" * 30 + "1"},
+    {"inner_rate": "0." + "0" * 30 + "1"}, {"optimizer": "adam"}, {"sharpness_radius": "-0.1"}, {"quantization": "int4"},
+    {"schedule": "linear"}, {"schedule": "cosine"}, {"schedule_steps": 100}, {"schedule": "wsd", "schedule_steps": 100},
+    {"schedule": "wsd", "schedule_steps": 100, "decay_steps": 101}, {"rate_floor": "1.1"}, {"decay_steps": -1},
+    {"schedule": "cosine", "schedule_steps": 100, "decay_steps": 10},
 ])  # fmt: skip
 def test_training_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         replace(TrainingConfig(), **change)
+
+
+@pytest.mark.parametrize("change", [
+    {"optimizer": "lion"}, {"sharpness_radius": "0.05"}, {"quantization": "int8"},
+    {"schedule": "wsd", "schedule_steps": 100, "decay_steps": 10, "rate_floor": "0"},
+])  # fmt: skip
+def test_a_field_that_came_later_is_silent_at_its_default(change: dict[str, Any]) -> None:
+    """So that the document of a network that was founded before is still the document of that network."""
+    older = TrainingConfig().to_dict()
+    assert "optimizer" not in older and TrainingConfig.from_dict(older) == TrainingConfig()
+    changed = replace(TrainingConfig(), **change)
+    assert changed.to_dict() == older | change
+    assert TrainingConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_training_can_be_a_json_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"optimizer": "sgd", "inner_rate": "0.1"}')
+    assert TrainingConfig.from_file(path) == TrainingConfig(optimizer="sgd", inner_rate="0.1")
+    path.write_text('{"optimiser": "sgd"}')
+    with pytest.raises(ConfigError, match="unknown: optimiser") as caught:
+        TrainingConfig.from_file(path)
+    assert "optimizer" in caught.value.hint
+    with pytest.raises(ConfigError, match="no training named"):
+        TrainingConfig.from_file(tmp_path / "none.json")
 
 
 def test_a_context_shorter_than_the_training_windows_is_refused() -> None:
