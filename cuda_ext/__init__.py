@@ -1,5 +1,25 @@
-"""Operations of the model that deserve kernels of their own. For now each is plain torch, in `reference`."""
+"""Operators of the model that deserve kernels of their own: plain torch everywhere, C++ and CUDA where these have been built."""
 
-from cuda_ext.reference import swiglu
+from cuda_ext.ops import (
+    Plan,
+    Route,
+    moe_aux_loss,
+    moe_combine,
+    moe_permute,
+    moe_plan,
+    moe_topk_route,
+    swiglu,
+    swiglu_packed,
+)
 
-__all__ = ["swiglu"]
+__all__ = [
+    "Plan",
+    "Route",
+    "moe_aux_loss",
+    "moe_combine",
+    "moe_permute",
+    "moe_plan",
+    "moe_topk_route",
+    "swiglu",
+    "swiglu_packed",
+]
