@@ -21,7 +21,7 @@ from model.errors import ConfigError
 _Value = TypeVar("_Value", int, str, bool)
 _Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
 
-_FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, or a JSON file such as {"width": 128, "layers": 4, ...}'
+_FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, one of these with -moe, or a JSON file such as {"width": 128, "layers": 4, ...}'
 _TRAINING_HINT: Final = 'training is a JSON file such as {"optimizer": "lion", "inner_rate": "0.0003"}'
 
 
@@ -32,17 +32,44 @@ def _later(default: _Value) -> _Value:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes of a Llama-layout decoder over bytes. The fields of a `--size` JSON file are these."""
+    """Which decoder: today's default is Llama's, over bytes. The fields of a `--size` JSON file are these."""
 
     width: int
     layers: int
     heads: int
-    key_value_heads: int
-    feed_forward: int
+    key_value_heads: int  # fewer than heads: grouped queries; as many: the usual multi-head attention
+    feed_forward: int  # width of the hidden layer; with experts, of each of them
     context: int
     rope_base: int = 10_000
     norm_epsilon: str = "0.00001"
     initial_gain: int = 1  # of the norms before a layer; model/initial.py says what it is good for
+    vocabulary: int = _later(limits.VOCABULARY)
+    tied_head: bool = _later(True)  # the embedding is the output projection, too
+    norm: str = _later("rms")
+    activation: str = _later("swiglu")
+    dropout: str = _later("0")  # of the embedding, the attention weights, and what each half of a layer adds
+    # model/positions.py; rope_factor > 1 is Llama 3's scaling, whose other three numbers follow
+    positions: str = _later("rope")
+    rope_factor: int = _later(1)
+    rope_low_frequency: int = _later(1)
+    rope_high_frequency: int = _later(4)
+    rope_original_context: int = _later(8192)
+    # model/patterns.py
+    attention: str = _later("full")
+    window: int = _later(0)  # how many tokens a token sees, itself included
+    sparse_block: int = _later(64)  # tokens of a block; a block sees the sparse_local last ones, itself included,
+    sparse_local: int = _later(16)  # and before these the last of every sparse_stride
+    sparse_stride: int = _later(8)
+    attention_sinks: bool = _later(False)  # model/sinks.py: a learned logit for each head
+    # model/moe.py
+    experts: int = _later(0)  # 0: one feed-forward layer for all tokens
+    experts_per_token: int = _later(2)
+    shared_experts: int = _later(0)  # that every token meets as well
+    normalize_top_k: bool = _later(True)  # the weights of a token's experts add up to one
+    balance_loss: str = _later("0.01")  # coefficients of the two losses that only the routers see
+    router_z_loss: str = _later("0.001")
+    # What backward computes again instead of keeping. It changes no result: a node may put its own in place of this.
+    checkpointing: str = _later("none")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -52,15 +79,73 @@ class ModelConfig:
         _between("key_value_heads", self.key_value_heads, 1, self.heads)
         _between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
         _between("context", self.context, 8, limits.CONTEXT_MAX)
-        _between("rope_base", self.rope_base, 2, 10**9)
         _between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
+        _between("vocabulary", self.vocabulary, 2, limits.VOCABULARY_MAX)
         _decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
+        _decimal_between("dropout", self.dropout, "0", "0.9")
+        _one_of("norm", self.norm, NORMS)
+        _one_of("activation", self.activation, ACTIVATIONS)
+        _one_of("checkpointing", self.checkpointing, CHECKPOINTINGS)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError("width must be heads times an even head size", "for example width 128 with 4 heads")
         if self.heads % self.key_value_heads:
             raise ConfigError(
                 "heads must be a multiple of key_value_heads", "for example 4 heads and 2 key_value_heads"
             )
+        self._check_positions()
+        self._check_attention()
+        self._check_experts()
+        self._check_nothing_is_idle()
+        if self.parameters > limits.PARAMETERS_MAX:
+            raise ConfigError(f"a model of {self.parameters} parameters, at most {limits.PARAMETERS_MAX} are allowed")
+
+    def _check_positions(self) -> None:
+        _one_of("positions", self.positions, POSITIONS)
+        _between("rope_base", self.rope_base, 2, 10**9)
+        _between("rope_factor", self.rope_factor, 1, 1024)
+        _between("rope_low_frequency", self.rope_low_frequency, 1, 1024)
+        _between("rope_high_frequency", self.rope_high_frequency, self.rope_low_frequency + 1, 2048)
+        _between("rope_original_context", self.rope_original_context, 8, limits.CONTEXT_MAX)
+
+    def _check_attention(self) -> None:
+        _one_of("attention", self.attention, ATTENTIONS)
+        _between("window", self.window, int(self.attention == "window"), self.context)
+        _between("sparse_block", self.sparse_block, 1, limits.CONTEXT_MAX)
+        _between("sparse_local", self.sparse_local, 1, limits.CONTEXT_MAX)
+        _between("sparse_stride", self.sparse_stride, 1, limits.CONTEXT_MAX)
+
+    def _check_experts(self) -> None:
+        _between("experts", self.experts, 0, limits.EXPERTS_MAX)
+        _between("experts_per_token", self.experts_per_token, 1, self.experts or limits.EXPERTS_MAX)
+        _between("shared_experts", self.shared_experts, 0, limits.FEED_FORWARD_MAX // self.feed_forward)
+        _decimal_between("balance_loss", self.balance_loss, "0", "10")
+        _decimal_between("router_z_loss", self.router_z_loss, "0", "10")
+        if self.experts and self.activation != "swiglu":
+            raise ConfigError(f"experts are swiglu, not {self.activation}", "leave activation out")
+        if self.experts > 1 and self.experts_per_token == 1 and self.normalize_top_k:
+            raise ConfigError(
+                "with one expert a token, a normalized weight is always one and teaches the router nothing",
+                "normalize_top_k false, as in the Switch Transformer",
+            )
+
+    def _check_nothing_is_idle(self) -> None:
+        """A choice that nothing would read is a mistake of whoever made it."""
+        scaling = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")
+        routing = ("experts_per_token", "shared_experts", "normalize_top_k", "balance_loss", "router_z_loss")
+        for is_read, with_what, names in (
+            (self.positions == "rope", "positions rope", ("rope_base", "rope_factor")),
+            (self.rope_factor > 1, "a rope_factor", scaling),
+            (self.attention == "window", "attention window", ("window",)),
+            (
+                self.attention == "block-sparse",
+                "attention block-sparse",
+                ("sparse_block", "sparse_local", "sparse_stride"),
+            ),
+            (self.experts > 0, "experts", routing),
+        ):
+            for field in fields(self):
+                if not is_read and field.name in names and getattr(self, field.name) != field.default:
+                    raise ConfigError(f"{field.name} has a meaning only with {with_what}", f"leave {field.name} out")
 
     @property
     def head_size(self) -> int:
@@ -72,10 +157,22 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """Values that are learned, without padding (the tied embedding counts once)."""
-        attention = 2 * self.width * self.width + 2 * self.width * self.key_value_width
-        layer = attention + 3 * self.width * self.feed_forward + 2 * self.width
-        return limits.VOCABULARY * self.width + self.layers * layer + self.width
+        """Values that are learned, without padding (a tied embedding counts once)."""
+        return self._count(self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token meets: all of them, but of the experts only the token's own."""
+        return self._count(min(self.experts, self.experts_per_token))
+
+    def _count(self, experts: int) -> int:
+        norm = self.width * (2 if self.norm == "layer" else 1)
+        attention = 2 * self.width * (self.width + self.key_value_width) + self.heads * self.attention_sinks
+        feed_forward = (3 if self.activation == "swiglu" else 2) * self.width * self.feed_forward
+        if self.experts:
+            feed_forward = feed_forward * (experts + self.shared_experts) + self.experts * self.width
+        rows = self.vocabulary * (1 if self.tied_head else 2) + self.context * (self.positions == "learned")
+        return rows * self.width + self.layers * (attention + feed_forward + 2 * norm) + norm
 
     def to_dict(self) -> dict[str, int | str | bool]:
         return _to_dict(self)
@@ -185,8 +282,18 @@ def check_together(config: ModelConfig, training: TrainingConfig) -> None:
             f"the model's context is {config.context}, but it is trained on {training.sequence} bytes at a time",
             f"a size needs a context of at least {training.sequence}",
         )
+    if config.vocabulary < limits.VOCABULARY:
+        raise ConfigError(
+            f"a vocabulary of {config.vocabulary}, but the text is bytes",
+            f"a size needs a vocabulary of at least {limits.VOCABULARY}",
+        )
 
 
+NORMS: Final = ("rms", "layer")  # model/norms.py
+ACTIVATIONS: Final = ("swiglu", "gelu", "relu")  # model/feed_forward.py
+POSITIONS: Final = ("rope", "learned", "sinusoidal")  # model/positions.py
+ATTENTIONS: Final = ("full", "window", "block-sparse")  # model/patterns.py
+CHECKPOINTINGS: Final = ("none", "attention", "feed-forward", "layer")  # model/transformer.py
 CODECS: Final[Mapping[str, int]] = {"dense-int8": 1}  # name -> the id in a contribution and in a payload's header
 OPTIMIZERS: Final = ("adamw", "sgd", "lion")  # model/optimizers/
 SCHEDULES: Final = ("constant", "cosine", "wsd")  # model/schedule.py
@@ -254,7 +361,7 @@ def _decimal_between(name: str, value: str, low: str, high: str) -> None:
 
 
 # Below the helpers, because each entry validates itself as the module is imported.
-PRESETS: Final[Mapping[str, ModelConfig]] = {
+_DENSE: Final = {
     # docs/experiments.md has what was tried for tiny, and the figures
     "tiny": ModelConfig(
         width=128,
@@ -271,3 +378,10 @@ PRESETS: Final[Mapping[str, ModelConfig]] = {
     "1b": ModelConfig(width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048),
     "8b": ModelConfig(width=4096, layers=32, heads=32, key_value_heads=8, feed_forward=14336, context=8192),
 }
+
+# Eight experts of half the width, two for each token: the work of the preset, with four times its feed-forward layers.
+_SPARSE: Final = {
+    f"{name}-moe": dataclasses.replace(config, feed_forward=config.feed_forward // 2, experts=8)
+    for name, config in _DENSE.items()
+}
+PRESETS: Final[Mapping[str, ModelConfig]] = _DENSE | _SPARSE

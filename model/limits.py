@@ -24,6 +24,9 @@ STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds 
 
 # --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
 VOCABULARY: Final = 256  # byte tokens
+VOCABULARY_MAX: Final = 1 << 18  # the largest of the tokenizers in use have 262,144 words
+EXPERTS_MAX: Final = 512  # as many as the routers' kernels hold in registers
+PARAMETERS_MAX: Final = 1 << 36  # 275 GB of float32: what no machine of a member holds is no model of a network
 WIDTH_MAX: Final = 16384
 LAYERS_MAX: Final = 256
 HEADS_MAX: Final = 256
