@@ -251,6 +251,8 @@ class TrainingConfig:
                 f"schedule is {self.schedule} and schedule_steps is {self.schedule_steps}",
                 'a schedule with an end needs its steps, for example "schedule": "cosine", "schedule_steps": 20000',
             )
+        if 0 < self.schedule_steps <= self.warmup_steps:
+            raise ConfigError(f"a schedule of {self.schedule_steps} steps, and a warm-up of {self.warmup_steps}")
         if (self.schedule == "wsd") != (self.decay_steps > 0):
             raise ConfigError(
                 f"schedule is {self.schedule} and decay_steps is {self.decay_steps}",
