@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cuda_ext import reference
+from cuda_ext import load, reference
 
 SCHEMAS: Final = {
     "swiglu": "(Tensor gate, Tensor up) -> Tensor",
@@ -259,13 +259,22 @@ _GRADIENTS: Final[dict[str, tuple[Callable[..., Any], Callable[..., None]]]] = {
 # --- registration ----------------------------------------------------------------------------------------------------------------
 
 
+def _until_kernels_arrive(name: str) -> Callable[..., Any]:
+    """Plain torch, once it is known that there is no kernel. The first call loads what there is, and goes where it then belongs."""
+    twin = getattr(reference, name)
+
+    def run(*arguments: Any) -> Any:
+        return getattr(torch.ops.p2pnode, name)(*arguments) if load.arrived() else twin(*arguments)
+
+    return run
+
+
 def _register() -> torch.library.Library:
     library = torch.library.Library("p2pnode", "DEF")  # type: ignore[no-untyped-call]
     for name, schema in SCHEMAS.items():
-        twin = getattr(reference, name)
-        for operator in (name, f"{name}_reference"):
+        for operator, run in ((name, _until_kernels_arrive(name)), (f"{name}_reference", getattr(reference, name))):
             library.define(f"{operator}{schema}", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-            library.impl(operator, twin, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+            library.impl(operator, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
             torch.library.register_fake(f"p2pnode::{operator}", _SHAPES[name], lib=library)
     for name, (gradient, keep) in _GRADIENTS.items():
         torch.library.register_autograd(f"p2pnode::{name}", gradient, setup_context=keep, lib=library)
