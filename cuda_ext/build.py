@@ -9,8 +9,6 @@ What it is not: part of the installation of the package. Without a compiler ever
 """
 
 import argparse
-import importlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -23,7 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from cuda_ext import load
+import torch
+
+from cuda_ext import build_cuda, load
 
 COMPILERS: Final = ("g++", "clang++", "c++")
 # No contraction: a value must not depend on whether it stood in a whole vector or in the rest behind the last one.
@@ -63,10 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-cuda", action="store_true", help="kernels for the CPU alone")
     given = parser.parse_args(arguments)
     parts = {"cpu": build_cpu}
-    if not given.no_cuda and importlib.util.find_spec("cuda_ext.build_cuda") is not None:
-        cuda = importlib.import_module("cuda_ext.build_cuda")
-        if cuda.compiler() is not None:
-            parts["cuda"] = cuda.build
+    if torch.version.cuda is not None and not given.no_cuda:
+        parts["cuda"] = build_cuda_kernels
     failed = False
     for part, build in parts.items():
         try:
@@ -98,22 +96,36 @@ def put(part: str, build: Builder, *, force: bool = False) -> tuple[Path, float]
 
 def build_cpu(scratch: Path) -> Path:
     """Compiles into `scratch`; the library's path there. Raises BuildError."""
-    compiler = find_compiler()
-    torch = torch_folder()
+    compiler, libraries = find_compiler(), Path(torch.__file__).parent
     folder = load.HERE / "cpu"
     commands = [
         [compiler, *FLAGS, *flags, "-c", str(folder / f"{isa}.cpp"), "-o", str(scratch / f"{isa}.o")]
         for isa, flags in ISA_FLAGS.items()
         if isa == "scalar" or platform.machine() in X86
     ]
-    glue = [f"-DTORCH_TARGET_VERSION={load.TORCH_FLOOR}", "-isystem", str(torch / "include")]
+    glue = [f"-DTORCH_TARGET_VERSION={load.TORCH_FLOOR}", "-isystem", str(libraries / "include")]
     commands.append([compiler, *FLAGS, *glue, "-c", str(folder / "bind.cpp"), "-o", str(scratch / "bind.o")])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, commands))
     library = scratch / "library.so"
     objects = [command[-1] for command in commands]
     # torch is in the process already when this is loaded: its libraries are found by name, and no path is written down.
-    run([compiler, "-shared", "-o", str(library), *objects, f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"])
+    run([compiler, "-shared", "-o", str(library), *objects, f"-L{libraries / 'lib'}", "-ltorch_cpu", "-lc10"])
+    return library
+
+
+def build_cuda_kernels(scratch: Path) -> Path:
+    """As `build_cpu`, with nvcc."""
+    nvcc = build_cuda.find_nvcc()
+    if nvcc is None:
+        raise BuildError(
+            "torch has CUDA, but there is no nvcc to compile for it; install the CUDA toolkit, or set CUDA_HOME"
+        )
+    library = scratch / "library.so"
+    try:
+        build_cuda.build(library, nvcc=nvcc)
+    except build_cuda.NvccFailed as problem:
+        raise BuildError("nvcc failed", str(problem)) from problem
     return library
 
 
@@ -129,14 +141,6 @@ def find_compiler() -> str:
         if (found := shutil.which(name)) is not None:
             return found
     raise BuildError(f"no C++ compiler ({named or ', '.join(COMPILERS)}); apt install g++")
-
-
-def torch_folder() -> Path:
-    """Where torch's headers and libraries are."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise BuildError("torch is not installed")
-    return Path(spec.origin).parent
 
 
 def run(command: Sequence[str]) -> str:

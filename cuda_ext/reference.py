@@ -97,6 +97,8 @@ def moe_plan(indices: Tensor, experts: int, align: int) -> tuple[Tensor, Tensor,
 
 
 def moe_permute(x: Tensor, perm: Tensor, k: int) -> Tensor:
+    if x.shape[0] == 0:  # nothing to select from, but there may be padding
+        return x.new_zeros((perm.shape[0], x.shape[1]))
     rows = x.index_select(0, perm.clamp_min(0) // k)
     if perm.shape[0] != x.shape[0] * k:  # else every row is some token's
         rows.masked_fill_((perm < 0)[:, None], 0)

@@ -44,10 +44,10 @@ inline Floats exponential(Floats x) {
   return scale(multiply_add(p * r, r, r + 1.0f), n);
 }
 
-// e^x to 1e-5, a thousandth of a bfloat16's last place: the polynomial is the best of degree 4 for 2^f on [-1/2, 1/2].
-inline Floats exponential_coarse(Floats x) {
-  const Floats z = clamp(x * 1.44269504088896341f, -150.0f, 150.0f);
-  const Floats n = round(z), f = z - n;
+// 2^x to 1e-5, a thousandth of a bfloat16's last place: the polynomial is the best of degree 4 on [-1/2, 1/2].
+inline Floats power_of_two_coarse(Floats x) {
+  Floats n, f;
+  split(x, n, f);
   Floats p = multiply_add(9.570102207362652e-3f, f, 5.591786280274391e-2f);
   p = multiply_add(p, f, 2.40247443318367e-1f);
   p = multiply_add(p, f, 6.931217908859253e-1f);
@@ -63,49 +63,28 @@ inline Floats sigmoid<float>(Floats x) {
 }
 template <>
 inline Floats sigmoid<uint16_t>(Floats x) {
-  return reciprocal(exponential_coarse(Floats(0.0f) - x) + 1.0f);
+  return reciprocal(power_of_two_coarse(x * -1.44269504088896341f) + 1.0f);
 }
 
 // --- rows of any length ------------------------------------------------------------------------------------------------------------
+
+// Up to whole vectors.
+inline int64_t span(int64_t count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
 
 template <class T>
 void copy_values(T* to, const T* from, int64_t count) {
   memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
 }
 
-// `count` values as floats, and `fill` behind them up to a whole PAD.
+// `count` values as floats, and `fill` behind them.
 template <class T>
-void read_row(const T* from, float* to, int64_t count, float fill) {
-  const int64_t whole = count / BLOCK * BLOCK, end = p2pnode::padded(count);
-  Floats a, b;
-  for (int64_t i = 0; i < whole; i += BLOCK) {
-    load_pair(from + i, a, b);
-    store_pair(to + i, a, b);
-  }
-  if (whole == end) return;
-  for (int64_t i = whole; i < end; i += BLOCK) store_pair(to + i, Floats(fill), Floats(fill));
-  if (whole == count) return;
-  T rest[BLOCK] = {};
-  float floats[BLOCK];
-  copy_values(rest, from + whole, count - whole);
-  load_pair(rest, a, b);
-  store_pair(floats, a, b);
-  copy_values(to + whole, floats, count - whole);
+inline void read_row(const T* from, float* to, int64_t count, float fill) {
+  for (int64_t i = 0; i < count; i += WIDTH) store(to + i, load_some(from + i, count - i, fill));
 }
 
 template <class T>
-void write_row(const float* from, T* to, int64_t count) {
-  const int64_t whole = count / BLOCK * BLOCK;
-  Floats a, b;
-  for (int64_t i = 0; i < whole; i += BLOCK) {
-    load_pair(from + i, a, b);
-    store_pair(to + i, a, b);
-  }
-  if (whole == count) return;
-  T rest[BLOCK];
-  load_pair(from + whole, a, b);  // rows of floats are padded
-  store_pair(rest, a, b);
-  copy_values(to + whole, rest, count - whole);
+inline void write_row(const float* from, T* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += WIDTH) store_some(to + i, load(from + i), count - i);
 }
 
 }  // namespace

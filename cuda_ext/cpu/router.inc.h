@@ -9,23 +9,41 @@ namespace {
 
 constexpr float INFINITE = __builtin_inff();
 
-// The k highest of `count` keys (a whole PAD), descending, equal ones by index. Keys that are taken become the lowest there are, which no
-// value has.
+// The k highest of N vectors of keys, descending, equal ones by index. Keys that are taken become the lowest there are, which no value has.
+template <int N>
+inline void take_highest_of(const int32_t* keys, int64_t k, int32_t* indices) {
+  static_assert(N * WIDTH <= 128);
+  Keys all[N];
+  for (int i = 0; i < N; i++) all[i] = load_keys(keys + i * WIDTH);
+  for (int64_t slot = 0; slot < k; slot++) {
+    Keys top = all[0];
+    for (int i = 1; i < N; i++) top = highest(top, all[i]);
+    const int32_t best = highest(top);
+    uint64_t same[2] = {};
+    for (int i = 0; i < N; i++) same[i * WIDTH / 64] |= equal(all[i], best) << (i * WIDTH % 64);
+    const bool is_low = same[0] != 0;
+    const int first = __builtin_ctzll(is_low ? same[0] : same[1]);
+    indices[slot] = first + (is_low ? 0 : 64);
+    const uint64_t bit = uint64_t{1} << first, taken[2] = {is_low ? bit : 0, is_low ? 0 : bit};
+    for (int i = 0; i < N; i++) all[i] = lowered(all[i], taken[i * WIDTH / 64] >> (i * WIDTH % 64));
+  }
+}
+
+// The same of any number of them, whole vectors.
 inline void take_highest(int32_t* keys, int64_t count, int64_t k, int32_t* indices) {
+  if (count <= WIDTH) return take_highest_of<1>(keys, k, indices);
+  if (WIDTH > 1 && count == 2 * WIDTH) return take_highest_of<2>(keys, k, indices);
+  if (WIDTH > 1 && count == 4 * WIDTH) return take_highest_of<4>(keys, k, indices);
+  if (WIDTH > 1 && count == 8 * WIDTH) return take_highest_of<8>(keys, k, indices);
   for (int64_t slot = 0; slot < k; slot++) {
     Keys top = load_keys(keys);
     for (int64_t i = WIDTH; i < count; i += WIDTH) top = highest(top, load_keys(keys + i));
     const int32_t best = highest(top);
-    for (int64_t word = 0; word < count; word += 64) {
-      uint64_t same = 0;
-      for (int lane = 0; lane < 64; lane += WIDTH) same |= equal(load_keys(keys + word + lane), best) << lane;
-      if (same == 0) continue;
-      const int first = __builtin_ctzll(same), lane = first / WIDTH * WIDTH;
-      int32_t* const place = keys + word + lane;
-      store_keys(place, lowered(load_keys(place), uint64_t{1} << (first - lane)));
-      indices[slot] = static_cast<int32_t>(word + first);
-      break;
-    }
+    int64_t i = 0;
+    uint64_t same = equal(load_keys(keys), best);
+    while (same == 0) same = equal(load_keys(keys + (i += WIDTH)), best);
+    store_keys(keys + i, lowered(load_keys(keys + i), same & -same));
+    indices[slot] = static_cast<int32_t>(i + __builtin_ctzll(same));
   }
 }
 
@@ -41,22 +59,22 @@ inline float exponentials(float* values, int64_t count, float shift) {
 }
 
 inline void route_token(p2pnode::Routing how, float* values, int32_t* keys, float* chosen, float* weights, int32_t* indices, float* lse) {
-  const int64_t experts = p2pnode::padded(how.experts), k = p2pnode::padded(how.k);
+  const int64_t experts = span(how.experts);
   for (int64_t i = 0; i < experts; i += WIDTH) store_keys(keys + i, keys_of(load(values + i)));
   // Behind the experts stand -infinities that must not be chosen, even where others are.
   for (int64_t i = how.experts; i < experts; i++) keys[i] = INT32_MIN;
   take_highest(keys, experts, how.k, indices);
-  for (int64_t slot = 0; slot < how.k; slot++) chosen[slot] = values[indices[slot]];
-  for (int64_t slot = how.k; slot < k; slot++) chosen[slot] = -INFINITE;
-  const float top = chosen[0];  // NaN, if there is one
+  const float top = values[indices[0]];  // NaN, if there is one
+  if (how.is_sigmoid) {
+    for (int64_t slot = 0; slot < how.k; slot++) chosen[slot] = values[indices[slot]];
+    for (int64_t i = 0; i < how.k; i += WIDTH) store(chosen + i, sigmoid<float>(load(chosen + i)));
+  }
   const float total = exponentials(values, experts, top);
   *lse = fabsf(top) == INFINITE ? top : top + logf(total);
-  float scaled = total;
-  if (how.is_sigmoid) {
-    for (int64_t i = 0; i < k; i += WIDTH) store(chosen + i, sigmoid<float>(load(chosen + i)));
-    scaled = 1.0f;
-  } else {
-    exponentials(chosen, k, top);
+  float scaled = 1.0f;
+  if (!how.is_sigmoid) {
+    for (int64_t slot = 0; slot < how.k; slot++) chosen[slot] = values[indices[slot]];
+    scaled = total;
   }
   if (how.renorm) {
     scaled = 0.0f;
@@ -71,6 +89,7 @@ void route(
     float* scratch) {
   float* const values = scratch;
   float* const chosen = scratch + 2 * p2pnode::padded(how.experts);
+  for (int64_t slot = 0; slot < p2pnode::padded(how.k); slot++) chosen[slot] = 0.0f;
   int32_t* const keys = reinterpret_cast<int32_t*>(scratch + p2pnode::padded(how.experts));
   for (int64_t token = 0; token < tokens; token++) {
     read_row(static_cast<const T*>(logits) + token * how.experts, values, how.experts, -INFINITE);
@@ -85,13 +104,12 @@ void route(
 inline void route_token_backward(
     p2pnode::Routing how, float* values, const float* grad_weights, const float* grad_lse, const int32_t* indices, const float* weights,
     float lse, float* of_chosen) {
-  const int64_t experts = p2pnode::padded(how.experts), padded_k = p2pnode::padded(how.k);
+  const int64_t experts = span(how.experts);
   float mean = 0.0f, total = 1.0f;
   for (int64_t slot = 0; slot < how.k; slot++) mean += grad_weights[slot] * weights[slot];
   if (how.is_sigmoid) {
     for (int64_t slot = 0; slot < how.k; slot++) of_chosen[slot] = values[indices[slot]];
-    for (int64_t slot = how.k; slot < padded_k; slot++) of_chosen[slot] = 0.0f;
-    for (int64_t i = 0; i < padded_k; i += WIDTH) store(of_chosen + i, sigmoid<float>(load(of_chosen + i)));
+    for (int64_t i = 0; i < how.k; i += WIDTH) store(of_chosen + i, sigmoid<float>(load(of_chosen + i)));
     if (how.renorm) {
       total = 0.0f;
       for (int64_t slot = 0; slot < how.k; slot++) total += of_chosen[slot];
@@ -118,7 +136,7 @@ void route_backward(
     int64_t tokens, p2pnode::Routing how, void* grad, float* scratch) {
   float* const values = scratch;
   float* const of_chosen = scratch + 2 * p2pnode::padded(how.experts);
-  for (int64_t slot = 0; slot < how.k; slot++) of_chosen[slot] = 0.0f;
+  for (int64_t slot = 0; slot < p2pnode::padded(how.k); slot++) of_chosen[slot] = 0.0f;
   for (int64_t token = 0; token < tokens; token++) {
     read_row(static_cast<const T*>(logits) + token * how.experts, values, how.experts, -INFINITE);
     route_token_backward(
@@ -132,10 +150,10 @@ void route_backward(
 
 template <class T>
 void probabilities(const void* logits, const float* lse, int64_t tokens, int64_t experts, float* sums, float* scratch) {
-  const int64_t padded = p2pnode::padded(experts);
+  const int64_t whole = span(experts);
   for (int64_t token = 0; token < tokens; token++) {
     read_row(static_cast<const T*>(logits) + token * experts, scratch, experts, -INFINITE);
-    for (int64_t i = 0; i < padded; i += WIDTH) {
+    for (int64_t i = 0; i < whole; i += WIDTH) {
       store(sums + i, load(sums + i) + exponential(load(scratch + i) - lse[token]));
     }
   }
@@ -145,17 +163,17 @@ template <class T>
 void aux_loss_backward(
     const void* logits, const float* lse, const float* fractions, float scale, int64_t tokens, int64_t experts, void* grad,
     float* scratch) {
-  const int64_t padded = p2pnode::padded(experts);
+  const int64_t whole = span(experts);
   for (int64_t token = 0; token < tokens; token++) {
     read_row(static_cast<const T*>(logits) + token * experts, scratch, experts, -INFINITE);
     Floats total = 0.0f;
-    for (int64_t i = 0; i < padded; i += WIDTH) {
+    for (int64_t i = 0; i < whole; i += WIDTH) {
       const Floats p = exponential(load(scratch + i) - lse[token]);
       store(scratch + i, p);
       total = multiply_add(p, load(fractions + i), total);
     }
     const float mean = sum(total);
-    for (int64_t i = 0; i < padded; i += WIDTH) {
+    for (int64_t i = 0; i < whole; i += WIDTH) {
       store(scratch + i, load(scratch + i) * scale * (load(fractions + i) - mean));
     }
     write_row(scratch, static_cast<T*>(grad) + token * experts, experts);

@@ -31,6 +31,11 @@ inline Floats clamp(Floats x, float low, float high) {
   return _mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x.v));
 }
 inline Floats round(Floats x) { return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline void split(Floats x, Floats& whole, Floats& rest) {
+  const Floats near = clamp(x, -160.0f, 160.0f);
+  whole = round(near);
+  rest = near - whole;
+}
 inline float sum(Floats x) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -50,8 +55,8 @@ inline Floats scale(Floats x, Floats n) {
 
 inline void load_pair(const uint16_t* from, Floats& a, Floats& b) {
   const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(both)), 16));
-  b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(both, 1)), 16));
+  a = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+  b = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
 // The upper halves of the words hold what is meant.
@@ -64,15 +69,49 @@ inline __m256i rounded(__m256 x) {
   return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), is_nan));
 }
 
-inline __m256i packed(Floats a, Floats b) {
-  const __m256i low = _mm256_srli_epi32(rounded(a.v), 16), high = _mm256_srli_epi32(rounded(b.v), 16);
-  return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+inline Floats widened(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+inline __m128i narrowed(Floats x) {
+  const __m256i halves = _mm256_srli_epi32(rounded(x.v), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
+inline Floats load_some(const float* from, int64_t count, float fill) {
+  if (count >= WIDTH) return load(from);
+  float lanes[WIDTH] = {fill, fill, fill, fill, fill, fill, fill, fill};
+  for (int64_t i = 0; i < count; i++) lanes[i] = from[i];
+  return load(lanes);
+}
+inline Floats load_some(const uint16_t* from, int64_t count, float fill) {
+  if (count >= WIDTH) return widened(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  float lanes[WIDTH] = {fill, fill, fill, fill, fill, fill, fill, fill};
+  for (int64_t i = 0; i < count; i++) {
+    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    memcpy(lanes + i, &bits, sizeof(bits));
+  }
+  return load(lanes);
+}
+inline void store_some(float* to, Floats x, int64_t count) {
+  if (count >= WIDTH) return store(to, x);
+  float lanes[WIDTH];
+  store(lanes, x);
+  for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
+}
+inline void store_some(uint16_t* to, Floats x, int64_t count) {
+  const __m128i all = narrowed(x);
+  if (count >= WIDTH) return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), all);
+  uint16_t lanes[WIDTH];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lanes), all);
+  for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
+}
+
+inline __m256i joined(Floats a, Floats b) {
+  return _mm256_blend_epi16(_mm256_srli_epi32(rounded(a.v), 16), rounded(b.v), 0xaa);
 }
 inline void store_pair(uint16_t* to, Floats a, Floats b) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed(a, b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), joined(a, b));
 }
 inline void store_pair_past_caches(uint16_t* to, Floats a, Floats b) {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), packed(a, b));
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), joined(a, b));
 }
 inline void fence() { _mm_sfence(); }
 

@@ -32,42 +32,69 @@ inline Floats clamp(Floats x, float low, float high) {
   return _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x.v));
 }
 inline Floats round(Floats x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline void split(Floats x, Floats& whole, Floats& rest) {
+  rest = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // zero of infinity
+  whole = x - rest;
+}
 inline float sum(Floats x) { return _mm512_reduce_add_ps(x.v); }
 inline Floats reciprocal(Floats x) { return _mm512_rcp14_ps(x.v); }
 inline Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x.v, n.v); }
 
 // --- bfloat16 ------------------------------------------------------------------------------------------------------------------------
 
-inline void load_pair(const uint16_t* from, Floats& a, Floats& b) {
-  const __m256i* halves = reinterpret_cast<const __m256i*>(from);
-  a = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(halves)), 16));
-  b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(halves + 1)), 16));
-}
-
 #if defined(__AVX512BF16__)
-inline __m512i packed(Floats a, Floats b) {
+inline __m256i narrowed(Floats x) {
+  const __m256bh half = _mm512_cvtneps_pbh(x.v);
+  __m256i bits;
+  memcpy(&bits, &half, sizeof(bits));
+  return bits;
+}
+// Words of a and of b in turns.
+inline __m512i joined(Floats a, Floats b) {
   const __m512bh both = _mm512_cvtne2ps_pbh(b.v, a.v);
   __m512i bits;
   memcpy(&bits, &both, sizeof(bits));
-  return bits;
+  alignas(64) static constexpr uint16_t TURNS[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(TURNS), bits);
 }
 #else
-inline __m256i rounded(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x);
+// The upper halves of the words hold what is meant.
+inline __m512i rounded(Floats x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  const __m512i quiet = _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  return _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
 }
-inline __m512i packed(Floats a, Floats b) {
-  return _mm512_inserti64x4(_mm512_castsi256_si512(rounded(a.v)), rounded(b.v), 1);
+inline __m256i narrowed(Floats x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16)); }
+inline __m512i joined(Floats a, Floats b) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(rounded(a), 16), rounded(b));
 }
 #endif
 
-inline void store_pair(uint16_t* to, Floats a, Floats b) { _mm512_storeu_si512(to, packed(a, b)); }
+inline Floats widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+inline __mmask16 first_lanes(int64_t count) { return count >= WIDTH ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+
+inline Floats load_some(const float* from, int64_t count, float fill) {
+  return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(count), from);
+}
+inline Floats load_some(const uint16_t* from, int64_t count, float fill) {
+  const __mmask16 lanes = first_lanes(count);
+  return _mm512_mask_mov_ps(_mm512_set1_ps(fill), lanes, widened(_mm256_maskz_loadu_epi16(lanes, from)).v);
+}
+inline void store_some(float* to, Floats x, int64_t count) { _mm512_mask_storeu_ps(to, first_lanes(count), x.v); }
+inline void store_some(uint16_t* to, Floats x, int64_t count) { _mm256_mask_storeu_epi16(to, first_lanes(count), narrowed(x)); }
+
+inline void load_pair(const uint16_t* from, Floats& a, Floats& b) {
+  const __m512i both = _mm512_loadu_si512(from);
+  a = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+  b = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
+inline void store_pair(uint16_t* to, Floats a, Floats b) { _mm512_storeu_si512(to, joined(a, b)); }
 inline void store_pair_past_caches(uint16_t* to, Floats a, Floats b) {
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), packed(a, b));
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), joined(a, b));
 }
 inline void fence() { _mm_sfence(); }
 

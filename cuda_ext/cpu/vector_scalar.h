@@ -26,9 +26,15 @@ inline Floats operator/(Floats a, Floats b) { return a.v / b.v; }
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return a.v * b.v + c.v; }
 // Where x is NaN it stays so.
 inline Floats clamp(Floats x, float low, float high) { return x.v < low ? low : x.v > high ? high : x.v; }
-inline Floats round(Floats x) {
+inline Floats round(Floats x) {  // of at most 2^22
   const float shift = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
   return (x.v + shift) - shift;
+}
+// An integer and at most one half, or something as far outside of the range of floats as x is.
+inline void split(Floats x, Floats& whole, Floats& rest) {
+  const Floats near = clamp(x, -160.0f, 160.0f);
+  whole = round(near);
+  rest = near - whole;
 }
 inline float sum(Floats x) { return x.v; }
 inline Floats reciprocal(Floats x) { return 1.0f / x.v; }
@@ -59,6 +65,13 @@ inline uint16_t to_bfloat16(float x) {
   return x == x ? static_cast<uint16_t>(rounded) : static_cast<uint16_t>((bits >> 16) | 0x40);
 }
 
+// So many values (at least one; of more than WIDTH the first), and `fill` in the lanes behind them.
+inline Floats load_some(const float* from, int64_t, float) { return *from; }
+inline Floats load_some(const uint16_t* from, int64_t, float) { return from_bfloat16(*from); }
+inline void store_some(float* to, Floats x, int64_t) { *to = x.v; }
+inline void store_some(uint16_t* to, Floats x, int64_t) { *to = to_bfloat16(x.v); }
+
+// Two vectors' worth, in an order that store_pair undoes.
 inline void load_pair(const uint16_t* from, Floats& a, Floats& b) {
   a = from_bfloat16(from[0]);
   b = from_bfloat16(from[1]);
