@@ -68,9 +68,13 @@ def build(library: Path, *, nvcc: Path, options: Sequence[str] = ()) -> str:
 
 
 def _link(nvcc: Path, objects: Sequence[Path], library: Path) -> list[str]:
-    """No search path is written into the library: torch is loaded before it. A torch with CUDA has what it needs behind `libtorch`."""
+    """No search path is written into the library: torch is loaded before it. A torch with CUDA has what it needs behind `libtorch`.
+
+    The C++ library comes first: torch has pieces of it, without a version.
+    """
     options = ["-shared", "-cudart=static", "-Xlinker=-z,defs", f"-L{TORCH / 'lib'}", "-Xlinker=--no-as-needed"]
-    return [str(nvcc), *options, *map(str, objects), "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(library)]
+    libraries = ["-lstdc++", "-ltorch", "-ltorch_cpu", "-lc10"]
+    return [str(nvcc), *options, *map(str, objects), *libraries, "-o", str(library)]
 
 
 def _run(command: Sequence[str]) -> str:

@@ -39,9 +39,10 @@ __device__ __forceinline__ Pack<T, N> load(const T* values) {
   return __ldg(reinterpret_cast<const Pack<T, N>*>(values));
 }
 
+// By the built-in: of a plain assignment of four floats the compiler makes four stores.
 template <class T, int N>
 __device__ __forceinline__ void store(T* values, Pack<T, N> pack) {
-  *reinterpret_cast<Pack<T, N>*>(values) = pack;
+  __stwb(reinterpret_cast<Pack<T, N>*>(values), pack);
 }
 
 __device__ __forceinline__ float to_float(float x) { return x; }

@@ -51,14 +51,18 @@ __global__ void __launch_bounds__(THREADS) combine_kernel(
   const int64_t pair = token * k;
   float sum[N] = {};
   for (int begin = 0; begin < k; begin += AT_ONCE) {
-    Pack<T, N> packs[AT_ONCE] = {};
+    int row[AT_ONCE] = {};
     float weight[AT_ONCE] = {};
+    Pack<T, N> packs[AT_ONCE] = {};
 #pragma unroll
     for (int j = 0; j < AT_ONCE; ++j) {
       if (begin + j >= k) continue;
-      packs[j] = load<T, N>(y + inside(inverse[pair + begin + j], rows) * grid.packs * N);
+      row[j] = inverse[pair + begin + j];
       weight[j] = weights ? weights[pair + begin + j] : 1.0f;
     }
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; ++j)
+      if (begin + j < k) packs[j] = load<T, N>(y + inside(row[j], rows) * grid.packs * N);
 #pragma unroll
     for (int j = 0; j < AT_ONCE; ++j) {
       if (begin + j >= k) continue;
