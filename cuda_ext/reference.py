@@ -2,7 +2,7 @@
 
 What it is: the meaning of the operators, on any device and in any floating type (float64 for gradient checks). What it is not: fast; a
 kernel must give the same choices (every integer equal) and at least the same accuracy. For editors: `ops.py` has the schemas and says what
-each argument is; the functions here carry the operators' names and are registered under them, backward ones included.
+each argument is; the functions here carry the operators' names and are registered under them, backward ones included. Whatever the strides of what they get, what they return is contiguous.
 """
 
 import torch
@@ -13,12 +13,12 @@ from torch.nn import functional
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    return functional.silu(gate).mul_(up)
+    return functional.silu(gate.contiguous()).mul_(up)
 
 
 def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    sigmoid = torch.sigmoid(gate)
-    silu = gate * sigmoid
+    sigmoid = torch.sigmoid(gate.contiguous())
+    silu = sigmoid * gate
     # d silu / d gate = sigmoid + silu * (1 - sigmoid)
     slope = sigmoid.addcmul_(silu, 1 - sigmoid)
     return slope.mul_(up).mul_(grad), silu.mul_(grad)
@@ -60,7 +60,7 @@ def moe_topk_route_backward(  # noqa: PLR0917 - the order of the schema
     renorm: bool,
     score: str,
 ) -> Tensor:
-    values, chosen = logits.to(weights.dtype), indices.to(torch.int64)
+    values, chosen = logits.contiguous().to(weights.dtype), indices.to(torch.int64)
     mean = (grad_weights * weights).sum(dim=-1, keepdim=True)
     probabilities = torch.exp(values - lse[:, None])
     if score == "sigmoid":
@@ -138,7 +138,7 @@ def moe_aux_loss(logits: Tensor, lse: Tensor, counts: Tensor, k: int) -> Tensor:
 
 
 def moe_aux_loss_backward(grad: Tensor, logits: Tensor, lse: Tensor, counts: Tensor, k: int) -> Tensor:
-    probabilities = torch.exp(logits.to(lse.dtype) - lse[:, None])
+    probabilities = torch.exp(logits.contiguous().to(lse.dtype) - lse[:, None])
     fractions = _fractions(counts, k, lse.dtype)
     scale = grad * (logits.shape[1] / max(logits.shape[0], 1))
     mean = (probabilities * fractions).sum(dim=-1, keepdim=True)
