@@ -183,9 +183,12 @@ class ModelConfig:
         return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
     @classmethod
-    def named(cls, size: str) -> "ModelConfig":
-        """A preset by name, or the JSON file at that path. Raises ConfigError."""
-        return PRESETS[size] if size in PRESETS else _from_file(cls, Path(size), "size", _FILE_HINT)
+    def named(cls, size: str, *, moe: bool = False) -> "ModelConfig":
+        """A preset by name, with `moe` its variant with experts, or the JSON file at that path. Raises ConfigError."""
+        if moe and size not in _DENSE:
+            raise ConfigError(f"no variant of {size} with experts", f"known: {', '.join(_DENSE)}; a file names its own")
+        name = f"{size}-moe" if moe else size
+        return PRESETS[name] if name in PRESETS else _from_file(cls, Path(size), "size", _FILE_HINT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,9 @@ DataFlag = Annotated[
 SizeFlag = Annotated[
     str | None, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.", show_default=False)
 ]
+MoeFlag = Annotated[
+    bool | None, typer.Option("--moe/--no-moe", help="With experts: eight of half the width.", show_default=False)
+]
 PolicyFlag = Annotated[
     str | None, typer.Option(metavar="open|invite|allowlist", help="Who gets a vote.", show_default=False)
 ]
@@ -101,6 +104,7 @@ def init(
     home: HomeFlag = None,
     data: DataFlag = None,
     size: SizeFlag = None,
+    moe: MoeFlag = None,
     policy: PolicyFlag = None,
     allow: AllowFlag = None,
     threshold: ThresholdFlag = None,
@@ -116,14 +120,16 @@ def init(
     ] = None,
 ) -> int:
     """Found a network, or take part in a founder's."""
-    if genesis is not None and (founder or data or size or policy or allow or threshold or seed is not None):
+    if genesis is not None and (
+        founder or data or size or moe is not None or policy or allow or threshold or seed is not None
+    ):
         raise UserError(
-            "--genesis with --founder, --data, --size, --policy, --allow, --threshold or --seed: the file has decided these",
+            "--genesis with --founder, --data, --size, --moe, --policy, --allow, --threshold or --seed: the file has decided these",
             "give --genesis alone",
             exit_code=ExitCode.USAGE,
         )
     settings = load_config(
-        {"home": home, "data": data, "size": size, "policy": policy, "allow": allow, "threshold": threshold}
+        {"home": home, "data": data, "size": size, "moe": moe, "policy": policy, "allow": allow, "threshold": threshold}
     )
     place = Home(settings.home)
     with place.locked():
@@ -195,6 +201,7 @@ def start(
     ] = None,
     data: DataFlag = None,
     size: SizeFlag = None,
+    moe: MoeFlag = None,
     policy: PolicyFlag = None,
     allow: AllowFlag = None,
     threshold: ThresholdFlag = None,

@@ -1,7 +1,7 @@
 """The node's own settings and where each came from: flag, environment, config.toml or default, in this order.
 
 What it is: everything one operator decides for one node. What it is not: the network's constants; those stand in the genesis, and the
-settings ``size``, ``data`` and ``policy`` only say what to found a network with, or what a joiner expects to find.
+settings ``size``, ``moe``, ``data`` and ``policy`` only say what to found a network with, or what a joiner expects to find.
 
 For editors: a setting is one entry in ``SETTINGS`` and one field of ``Config``; both or none. A setting that nothing reads does not
 exist. Every refusal names the place (flag, variable, or file and line), the key, the value, and what would be right.
@@ -73,6 +73,7 @@ class Config:
     upload_mbit: float | None = None  # None: as fast as the link takes it; votes are never held back
     data: Path | None = None  # None: the source text of Python's standard library
     size: str = "tiny"
+    moe: bool = False  # the size's variant with experts
     train: bool = True
     repl: bool | None = None  # None: when stdin is a terminal
     policy: Policy | None = None  # None: open on loopback, invite elsewhere
@@ -324,6 +325,7 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "upload_mbit": _upload_mbit,
         "data": _path,
         "size": _text,
+        "moe": _switch,
         "train": _switch,
         "repl": _switch,
         "policy": _choice("open", "invite", "allowlist"),

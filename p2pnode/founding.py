@@ -92,7 +92,7 @@ def _found(
     text = load_text(config)
     training = TrainingConfig()
     try:
-        model = ModelConfig.named(config.size)
+        model = ModelConfig.named(config.size, moe=config.moe)
         check_together(model, training)
         Corpus(text, training.sequence)
     except (ConfigError, CorpusError) as problem:
@@ -207,14 +207,16 @@ def check_flags(config: Config, genesis: Genesis) -> None:
     """
     if config.network is not None and config.network != genesis.chain_id.hex():
         raise _differs("network", config.network, genesis.chain_id.hex())
-    if config.given("size"):
+    if config.given("size") or config.given("moe"):
         try:
-            wanted = ModelConfig.named(config.size)
+            wanted = ModelConfig.named(config.size, moe=config.moe)
         except ConfigError as problem:
             raise SetUpError(problem.message, problem.hint) from None
         if wanted != genesis.model:
             raise _differs(
-                "size", f"{config.size} ({wanted.parameters} parameters)", f"a model of {genesis.model.parameters}"
+                "size",
+                f"{config.size}{' --moe' * config.moe} ({wanted.parameters} parameters)",
+                f"a model of {genesis.model.parameters}",
             )
     if config.given("policy") and config.policy != genesis.policy:
         raise _differs("policy", str(config.policy), genesis.policy)

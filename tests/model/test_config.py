@@ -70,6 +70,13 @@ def test_a_bad_size_file_is_one_clear_error(tmp_path: Path, content: bytes) -> N
     assert caught.value.message and "\n" not in caught.value.message and len(caught.value.message) < 300
 
 
+def test_a_preset_has_a_variant_with_experts_by_either_name(tmp_path: Path) -> None:
+    assert ModelConfig.named("tiny", moe=True) == ModelConfig.named("tiny-moe")
+    for size in ("tiny-moe", "huge", str(tmp_path)):
+        with pytest.raises(ConfigError, match="no variant"):
+            ModelConfig.named(size, moe=True)
+
+
 def test_an_unknown_size_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         ModelConfig.named("huge")

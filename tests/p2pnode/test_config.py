@@ -51,6 +51,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         upload_mbit = 20
         data = "text/all.txt"
         size = "base"
+        moe = true
         train = false
         repl = false
         policy = "allowlist"
@@ -66,7 +67,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     assert config.bootstrap == (Endpoint("192.0.2.1", 7337), Endpoint("2001:db8::1", 7337))
     assert config.data == home.path / "text/all.txt", "a path in the file is relative to the home"
     assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
-    assert config.upload_mbit == 20.0
+    assert config.upload_mbit == 20.0 and config.moe is True
     assert (config.allow, config.threshold, config.invite) == (("cd" * 32,), 80, TOKEN)
     assert all(config.given(key) for key in config.shown())
 
