@@ -109,8 +109,10 @@ def build_cpu(scratch: Path) -> Path:
         list(pool.map(run, commands))
     library = scratch / "library.so"
     objects = [command[-1] for command in commands]
-    # torch is in the process already when this is loaded: its libraries are found by name, and no path is written down.
-    run([compiler, "-shared", "-o", str(library), *objects, f"-L{libraries / 'lib'}", "-ltorch_cpu", "-lc10"])
+    # torch is in the process already when this is loaded: its libraries are found by name, and no path is written down. Before them the
+    # standard library, parts of which torch's libraries show, too.
+    linked = ["-lstdc++", f"-L{libraries / 'lib'}", "-ltorch_cpu", "-lc10"]
+    run([compiler, "-shared", "-o", str(library), *objects, *linked])
     return library
 
 

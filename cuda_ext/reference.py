@@ -1,8 +1,9 @@
 """Each operator in plain torch: what runs where no kernel is built, and the oracle that a kernel is tested against.
 
-What it is: the meaning of the operators, on any device and in any floating type (float64 for gradient checks). What it is not: fast; a
-kernel must give the same choices (every integer equal) and at least the same accuracy. For editors: `ops.py` has the schemas and says what
-each argument is; the functions here carry the operators' names and are registered under them, backward ones included. Whatever the strides of what they get, what they return is contiguous.
+What it is: the meaning of the operators, on any device and in any floating type (float64 for gradient checks). Whatever the strides of what
+they get, what they return is contiguous. What it is not: fast; a kernel must give the same choices (every integer equal) and at least the
+same accuracy. For editors: `ops.py` has the schemas and says what each argument is; the functions here carry the operators' names and are
+registered under them, backward ones included.
 """
 
 import torch

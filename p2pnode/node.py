@@ -23,6 +23,7 @@ from pathlib import Path
 import trio
 
 import consensus
+import cuda_ext
 import transport
 from model.data import Corpus
 from model.errors import ModelError, SnapshotError
@@ -480,6 +481,7 @@ class Node:
     async def _show(self) -> None:
         """The line that another machine joins with, and the REPL where there is a terminal."""
         self.log.info("listening", address=str(self.bound), node=self.identity.node_id, home=str(self.home))
+        self.log.info(f"operators: {cuda_ext.status().what}")
         if self.config.opens_repl:
             await run_repl_in_thread(Client(self.home), on_quit=self.stopping.set)
 

@@ -56,7 +56,9 @@ extern const Kernels avx2, avx512, avx512bf16;
 
 constexpr int64_t PAD = 64;  // a multiple of the values that any instruction set takes at a time
 
-constexpr int64_t padded(int64_t count) { return (count + PAD - 1) / PAD * PAD; }
-constexpr int64_t scratch_floats(int64_t experts, int64_t k) { return 2 * padded(experts) + 2 * padded(k); }
+// Static: an inline function would be one for all instruction sets.
+static constexpr int64_t padded(int64_t count) { return (count + PAD - 1) / PAD * PAD; }
+
+static constexpr int64_t scratch_floats(int64_t experts, int64_t k) { return 2 * padded(experts) + 2 * padded(k); }
 
 }  // namespace p2pnode
