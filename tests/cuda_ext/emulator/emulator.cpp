@@ -19,6 +19,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t STACK_BYTES = 256 << 10;
+constexpr unsigned WARP = 32;
 
 enum class State { ready, warp, block, done };
 
@@ -55,20 +56,24 @@ void arrange(std::vector<unsigned>& order, std::mt19937& random) {
   if (seed > 1) std::shuffle(order.begin(), order.end(), random);
 }
 
-bool release_warps(unsigned count) {
+// Runs the threads of a warp, in that order, to their next meeting, and on if that is one of their own. False: none could run.
+bool run_warp(Thread* warp, const std::vector<unsigned>& order) {
   bool is_any = false;
-  for (unsigned first = 0; first < count; first += 32) {
-    bool is_all = true;
-    for (unsigned i = first; i < first + 32; ++i) is_all &= threads[i].state == State::warp;
-    if (!is_all) continue;
-    for (unsigned i = first; i < first + 32; ++i) {
-      if (std::strcmp(threads[i].operation, threads[first].operation) != 0) fail("the lanes of a warp do different things");
-      given[first / 32][i - first] = threads[i].value;
-      threads[i].state = State::ready;
-    }
+  for (unsigned i : order) {
+    if (warp[i].state != State::ready) continue;
+    current = &warp[i];
+    threadIdx = current->index;
+    swapcontext(&scheduler, &current->context);
     is_any = true;
   }
-  return is_any;
+  for (unsigned i = 0; i < WARP; ++i)
+    if (warp[i].state != State::warp) return is_any;
+  for (unsigned i = 0; i < WARP; ++i) {
+    if (std::strcmp(warp[i].operation, warp[0].operation) != 0) fail("the lanes of a warp do different things");
+    given[(warp - threads.data()) / WARP][i] = warp[i].value;
+    warp[i].state = State::ready;
+  }
+  return true;
 }
 
 bool release_block(unsigned count) {
@@ -95,22 +100,17 @@ void run_block(unsigned count, std::mt19937& random) {
     thread.index = dim3(i % blockDim.x, i / blockDim.x);
     thread.state = State::ready;
   }
-  std::vector<unsigned> order(count);
-  for (bool is_done = false; !is_done;) {
-    bool is_any = false;
-    arrange(order, random);
-    for (unsigned i : order) {
-      if (threads[i].state != State::ready) continue;
-      current = &threads[i];
-      threadIdx = current->index;
-      swapcontext(&scheduler, &current->context);
-      is_any = true;
-    }
-    is_any |= release_warps(count);
-    is_any |= release_block(count);
-    is_done = std::all_of(threads.begin(), threads.begin() + count, [](const Thread& t) { return t.state == State::done; });
-    if (!is_any && !is_done) fail("threads wait for one another");
-  }
+  std::vector<unsigned> warps(count / WARP), lanes(WARP);
+  do {
+    arrange(warps, random);
+    arrange(lanes, random);
+    // Each as far as it comes: a warp that nothing holds back is far ahead of the others.
+    for (unsigned warp : warps)
+      while (run_warp(&threads[warp * WARP], lanes)) {
+      }
+  } while (release_block(count));
+  for (unsigned i = 0; i < count; ++i)
+    if (threads[i].state != State::done) fail("threads wait for one another");
 }
 
 }  // namespace
@@ -126,16 +126,16 @@ const uint64_t* exchange(unsigned mask, const char* operation, uint64_t value) {
   current->value = value;
   Thread* const self = current;
   wait(State::warp);
-  return given[(self - threads.data()) / 32].data();
+  return given[(self - threads.data()) / WARP].data();
 }
 
 void barrier() { wait(State::block); }
 
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   const unsigned count = block.x * block.y;
-  if (grid.x == 0 || grid.y * grid.z * block.z != 1 || count % 32 || count > 1024) fail("a grid that is none of ours");
+  if (grid.x == 0 || grid.y * grid.z * block.z != 1 || count % WARP || count > 1024) fail("a grid that is none of ours");
   if (threads.size() < count) threads.resize(count);
-  given.assign(count / 32, std::vector<uint64_t>(32));
+  given.assign(count / WARP, std::vector<uint64_t>(WARP));
   gridDim = grid, blockDim = block, body = &kernel;
   std::mt19937 random(seed);
   std::vector<unsigned> order(grid.x);
