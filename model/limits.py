@@ -45,5 +45,5 @@ SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus
 HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter decides
 HELD_OUT_DIVISOR: Final = 20  # one twentieth of the text is never trained on
 EVALUATION_WINDOWS: Final = 64  # 64 windows of 128: 8,192 predictions, a quarter of a second for tiny
-MICRO_BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 16384}  # the stop flag is looked at this often
+MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}  # the stop flag is looked at this often
 SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes only

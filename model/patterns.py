@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelConfig
+from model.dense_attention import dense_causal_attention, is_faster
 from model.sinks import with_sink_key, without_sink_key
 
 _WINDOW_BLOCK_MIN = 64  # smaller ones keep no core busy
@@ -117,7 +118,9 @@ def _dot_product(
         query, key, value, mask = with_sink_key(query, key, value, mask=mask, sinks=sinks)
     groups = heads // key.shape[1]
     fused = functional.scaled_dot_product_attention
-    if mask is None:
+    if mask is None and is_faster(query, dropout=dropout):
+        mixed = dense_causal_attention(query, key, value)
+    elif mask is None:
         mixed = fused(query, key, value, is_causal=True, enable_gqa=groups > 1, scale=size**-0.5, dropout_p=dropout)
     else:
         # The heads that share a key are so many rows of one: no kernel with a mask has to know of groups.
