@@ -42,7 +42,7 @@ void require(bool condition, const char* message) {
 
 int32_t dtype_of(AtenTensorHandle x) {
   int32_t code = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x, &code));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x, &code));
   return code;
 }
 
@@ -62,9 +62,9 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, int32_t dtyp
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
   int32_t device = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, like.get_device_index(), &handle));
   return Tensor(handle);
 }
@@ -87,7 +87,7 @@ struct Device {
   explicit Device(const Tensor& x) : guard(x.get_device_index()) {
     require(aoti_torch_get_current_cuda_stream != nullptr, "this torch has no CUDA");
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &current));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &current));
     stream = static_cast<cudaStream_t>(current);
   }
 };
@@ -315,8 +315,8 @@ bool knows(const char* letters, const StableIValue* stack) {
     if (letters[i] == '-') continue;
     const auto tensor = torch::stable::detail::to<AtenTensorHandle>(stack[i]);  // lent: the stack keeps it
     std::pair<int32_t, int32_t> here;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &here.first));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &here.second));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &here.first));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &here.second));
     require(!device || *device == here, "all tensors of a call are on one device");
     device = here;
     const int32_t dtype = dtype_of(tensor);
@@ -331,7 +331,7 @@ bool knows(const char* letters, const StableIValue* stack) {
 
 // The twin takes the arguments from the stack, and leaves its results there.
 void pass_on(const char* twin, StableIValue* stack) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(twin, "", stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(twin, "", stack, TORCH_ABI_VERSION));
 }
 
 #define P2PNODE_OPERATOR(name, letters)                                                  \
