@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from model import trainer_state
+from model import allocator, trainer_state
 from model.config import ModelConfig, TrainingConfig, check_together
 from model.data import Corpus
 from model.error_feedback import ErrorFeedback
@@ -110,6 +110,7 @@ class Trainer:
             self.learner.forget()
             self.feedback = ErrorFeedback(self.layout)
             raise
+        allocator.release()
         seconds = time.perf_counter() - started
         return Update(
             payload=payload,

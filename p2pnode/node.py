@@ -25,6 +25,7 @@ import trio
 import consensus
 import cuda_ext
 import transport
+from model.allocator import tune_host_allocator
 from model.data import Corpus
 from model.errors import ModelError, SnapshotError
 from model.layout import Layout
@@ -81,6 +82,7 @@ class Kit:
 
 def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
     """Run a node in this process until it is stopped. The caller holds the home's lock and has set up logging."""
+    tune_host_allocator()
     node = Node(home, config, kit=kit or Kit())
     # What stands then stays: to look through all of torch for garbage would stop the loop for a tenth of a second. A height makes
     # thousands of objects and next to no cycles, so the usual threshold of 700 looks for them ten times in vain.
@@ -331,9 +333,12 @@ class Node:
                 chain_id=genesis.chain_id,
                 author=self.identity.public_key,
                 device=self.config.device,
+                precision=self.config.precision,
                 threads=self.config.threads or 1,
             )
-        except (ModelError, RuntimeError, MemoryError) as problem:
+        except ModelError as problem:
+            raise SetUpError(f"cannot train: {problem.message}", problem.hint) from None
+        except (RuntimeError, MemoryError) as problem:
             raise SetUpError(
                 f"cannot train: {problem}", "check --device; p2pnode start --no-train follows without training"
             ) from None

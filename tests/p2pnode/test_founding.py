@@ -99,6 +99,19 @@ def test_beyond_loopback_a_network_is_by_invitation_unless_asked(tmp_path, found
     assert initialise(Home(tmp_path / "b"), replace(wide, policy="open")).policy == "open"
 
 
+def test_a_network_trains_as_its_founder_says(home, tmp_path, founder):
+    recipe = tmp_path / "training.json"
+    recipe.write_text('{"optimizer": "lion", "inner_rate": "0.0003"}')
+    founded = initialise(home, replace(founder, training=recipe))
+    assert (founded.training.optimizer, founded.training.inner_rate, founded.training.batch) == ("lion", "0.0003", 8)
+    assert parse(founded.to_bytes()) == founded
+    joins = settings(home, ("training",), training=recipe)
+    check_flags(joins, founded)
+    recipe.write_text('{"optimizer": "lion"}')
+    with pytest.raises(SetUpError, match=r"training.json \(inner_rate 0.001\): the network has inner_rate 0.0003"):
+        check_flags(joins, founded)
+
+
 def test_a_size_has_a_variant_with_experts(tmp_path, founder):
     founded = initialise(Home(tmp_path / "a"), replace(founder, size="tiny", moe=True))
     assert founded.model == ModelConfig.named("tiny-moe") and founded.model.experts == 8
@@ -119,6 +132,7 @@ def test_what_is_no_founder_is_refused(text):
     [
         ({"size": "enormous"}, "no size named"),
         ({"size": "enormous", "moe": True}, "no variant of enormous with experts"),
+        ({"training": Path("nowhere.json")}, "no training named 'nowhere.json'"),
         ({"data": Path("nowhere.txt")}, "nowhere.txt"),
         ({"data": Path(__file__).parent}, "tests"),
     ],
