@@ -177,8 +177,8 @@ Tensor op_moe_topk_route_backward(
   const int64_t pairs = routing.tokens * routing.k;
   require(
       grad_weights.numel() == pairs && indices.numel() == pairs && weights.numel() == pairs && lse.numel() == routing.tokens &&
-          (!grad_lse || grad_lse->numel() == routing.tokens),
-      "moe_topk_route_backward: shapes of one route");
+          (!grad_lse || (grad_lse->numel() == routing.tokens && dtype_of(grad_lse->get()) == aoti_torch_dtype_float32())),
+      "moe_topk_route_backward: shapes and types of one route");
   const Device device(logits);
   grad_weights = dense(grad_weights), logits = dense(logits), indices = dense(indices), weights = dense(weights), lse = dense(lse);
   if (grad_lse) grad_lse = dense(*grad_lse);

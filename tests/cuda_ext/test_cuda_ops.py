@@ -399,17 +399,21 @@ def test_the_same_bits_whatever_the_order_of_threads(machine: Machine) -> None:
 
 
 def test_what_the_kernels_do_not_know_goes_to_plain_torch(machine: Machine) -> None:
-    gate, up = machine.random(5, 7, dtype=torch.float64), machine.random(5, 7, dtype=torch.float64, seed=1)
-    assert bits(machine.ops.swiglu(gate, up)) == bits(reference.swiglu(gate, up))
-    assert bits(machine.ops.swiglu_backward(up, gate, up)) == bits(reference.swiglu_backward(up, gate, up))
-    for got, wanted in zip(
-        machine.ops.moe_topk_route(gate, 2, True, "sigmoid"),
-        reference.moe_topk_route(gate, 2, True, "sigmoid"),
-        strict=True,
-    ):
-        assert got.dtype == wanted.dtype and torch.equal(got, wanted)
-    mixed = machine.ops.moe_combine(gate.float(), torch.arange(5, dtype=torch.int32, device=gate.device), up[:, :1])
-    assert mixed.dtype == torch.float32
+    """With every kind of argument that an operator has: none instead of a tensor, words, numbers."""
+    x, y = machine.random(6, 7, dtype=torch.float64), machine.random(6, 7, dtype=torch.float64, seed=1)
+    weights, indices, _, lse = reference.moe_topk_route(x, 2, True, "sigmoid")
+    perm, inverse, _ = reference.moe_plan(indices, 7, 4)
+    rows = machine.random(perm.shape[0], 7, dtype=torch.float64)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "swiglu": (x, y),
+        "swiglu_backward": (y, x, y),
+        "moe_topk_route": (x, 2, True, "sigmoid"),
+        "moe_topk_route_backward": (weights, None, x, indices, weights, lse, True, "sigmoid"),
+        "moe_permute_backward": (rows, perm, 6, 2),
+        "moe_combine": (rows.float(), inverse, weights),
+    }
+    for name, given in arguments.items():
+        assert bits(getattr(machine.ops, name)(*given)) == bits(getattr(reference, name)(*given)), name
 
 
 def test_shapes_that_do_not_fit_are_refused(machine: Machine) -> None:
