@@ -111,14 +111,12 @@ void check_same(const Tensor& x, const Tensor& other, const char* what) {
   STD_TORCH_CHECK(is_same, what, ": tensors of different shapes, types or devices");
 }
 
-// As they stand: pieces of one array, none of them empty.
+// All of them in [low, high): the sign of neither difference is set.
 void check_indices(const int32_t* indices, int64_t count, int64_t low, int64_t high, const char* what) {
-  int32_t smallest = INT32_MAX, largest = INT32_MIN;
-  for (int64_t i = 0; i < count; i++) {
-    smallest = std::min(smallest, indices[i]);
-    largest = std::max(largest, indices[i]);
-  }
-  STD_TORCH_CHECK(count == 0 || (smallest >= low && largest < high), what, ": an index is out of range");
+  const uint32_t first = static_cast<uint32_t>(low), last = static_cast<uint32_t>(high - 1);
+  uint32_t seen = 0;
+  for (int64_t i = 0; i < count; i++) seen |= (static_cast<uint32_t>(indices[i]) - first) | (last - static_cast<uint32_t>(indices[i]));
+  STD_TORCH_CHECK((seen >> 31) == 0, what, ": an index is out of range");
 }
 
 template <class... Results, size_t... I>
