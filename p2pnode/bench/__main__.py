@@ -9,6 +9,7 @@
     network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
     meeting [--libp2p PYTHON]                               handshakes and discovery on the sockets of this machine
     kernels [--part PART...] [--no-compile]                 the model's operators beside what one would write without them
+    trainer [--litgpt PYTHON]                               a training step beside transformers, litgpt and x-transformers
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
 """
@@ -26,7 +27,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, link, meeting, scale, sync, transfer
+from p2pnode.bench import agreement, figures, link, meeting, scale, sync, trainer, transfer
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -56,6 +57,7 @@ def main() -> int:
             "meeting": _meeting,
             "transfer": _transfer,
             "kernels": _kernels,
+            "trainer": _trainer,
         }[given.command]
         results = trio.run(task, given)
         if given.command == "consensus":
@@ -107,7 +109,12 @@ def _parse() -> argparse.Namespace:
             "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
         )
         command.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
-    for command in (one, votes, lag, joining, moving, growing, strangers, operators):
+    steps = commands.add_parser("trainer", help="a training step beside transformers, litgpt and x-transformers")
+    steps.add_argument("--litgpt", type=Path, metavar="PYTHON", help="interpreter of an environment with litgpt")
+    steps.add_argument("--turns", type=int, default=trainer.TURNS, metavar="N", help="whose ratios count")
+    steps.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
+    steps.add_argument("--precision", nargs="+", default=list(trainer.GOALS), choices=list(trainer.GOALS))
+    for command in (one, votes, lag, joining, moving, growing, strangers, operators, steps):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -240,6 +247,16 @@ async def _kernels(given: argparse.Namespace) -> list[Json]:
 
     result = kernels.measure(_say, parts=given.part, repetitions=given.repetitions, compiled=not given.no_compile)
     return [_shown(given, result, kernels.text)]
+
+
+# --- trainer -------------------------------------------------------------------------------------------------------------------
+
+
+async def _trainer(given: argparse.Namespace) -> list[Json]:
+    result = trainer.measure(
+        _say, litgpt=given.litgpt, turns=given.turns, threads=given.threads, precisions=given.precision
+    )
+    return [_shown(given, result, trainer.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------
