@@ -60,11 +60,22 @@ def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):  # which does not know of grouped_mm
         half = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(half), weights.to(half)
-    if not len(x) or x.dtype == torch.float64 or any(size * x.element_size() % 16 for size in weights.shape[1:]):
-        # What grouped_mm does not take: nothing, doubles, and rows that do not begin on 16 bytes.
+    if not _is_for_grouped_mm(x, weights):
         counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
         return torch.cat([functional.linear(*pair) for pair in zip(torch.split(x, counts), weights, strict=True)])
     result = functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
     if result.requires_grad:
-        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]  # nor an expanded gradient: a sum's
+        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]  # it takes no expanded gradient: a sum's
     return result
+
+
+def _is_for_grouped_mm(x: Tensor, weights: Tensor) -> bool:
+    """torch's grouped product takes no doubles, not nothing, no rows that do not begin on 16 bytes, no GPU older than Ampere;
+    and its compiler knows it in bfloat16 only."""
+    return (
+        len(x) > 0
+        and x.dtype != torch.float64
+        and all(size * x.element_size() % 16 == 0 for size in weights.shape[1:])
+        and (x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (8, 0))
+        and (x.dtype == torch.bfloat16 or not torch.compiler.is_compiling())
+    )

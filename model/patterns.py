@@ -118,7 +118,7 @@ def _dot_product(
         query, key, value, mask = with_sink_key(query, key, value, mask=mask, sinks=sinks)
     groups = heads // key.shape[1]
     fused = functional.scaled_dot_product_attention
-    if mask is None and is_faster(query, dropout=dropout):
+    if mask is None and sinks is None and is_faster(query, dropout=dropout):
         mixed = dense_causal_attention(query, key, value)
     elif mask is None:
         mixed = fused(query, key, value, is_causal=True, enable_gqa=groups > 1, scale=size**-0.5, dropout_p=dropout)

@@ -94,8 +94,8 @@ class SinusoidalPositions(Positions):
         super().__init__()
         frequency = 10_000.0 ** (-torch.arange(0, config.width, 2, dtype=torch.float64) / config.width)
         angle = torch.outer(torch.arange(config.context, dtype=torch.float64), frequency)
-        waves = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1) / math.sqrt(config.width)
-        self.register_buffer("table", waves.float(), persistent=False)
+        waves = torch.stack((angle.sin().float(), angle.cos().float()), dim=-1).flatten(1)
+        self.register_buffer("table", waves / math.sqrt(config.width), persistent=False)
 
     def add(self, x: Tensor, start: int) -> Tensor:
         return x + _rows(self.table, start, x.shape[-2])

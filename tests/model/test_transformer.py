@@ -87,6 +87,21 @@ def test_dropout_is_for_training() -> None:
     assert not torch.equal(dropped, again)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_half_precision_inside_changes_little(name: str) -> None:
+    config = variant(name)
+    model, flat = build(config)
+    part = windows(config, 4, 16)
+    model.losses(part).total.backward()
+    exact = flat.gradient.clone()
+    flat.gradient.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.losses(part)
+        assert half.total.dtype == torch.float32
+    half.total.backward()
+    assert (flat.gradient - exact).norm() < 0.15 * exact.norm()
+
+
 # --- checkpointing -----------------------------------------------------------------------------------------------------------
 
 
