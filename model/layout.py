@@ -106,7 +106,11 @@ def _feed_forward(config: ModelConfig, name: str, hidden: int) -> Iterator[tuple
 
 
 def _experts(config: ModelConfig, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """All experts of a layer are two tensors, as in transformers 5, so that each is one grouped matrix product."""
+    """All experts of a layer are two tensors, so that each is one grouped matrix product.
+
+    These are the names and shapes of transformers 5 in memory, and it loads them as they are. A file that it saves has
+    Mixtral's own (`block_sparse_moe.experts.N.w1.weight` and so on), a tensor for each expert, which it joins to these.
+    """
     count, width, hidden = config.experts, config.width, config.feed_forward
     yield f"{name}.gate.weight", (count, width)  # the router
     yield f"{name}.experts.gate_up_proj", (count, 2 * hidden, width)  # of each expert the gate first, then up

@@ -34,9 +34,9 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, rows: int) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        of_hidden, of_head = torch.empty_like(hidden), torch.zeros_like(head) if wanted else None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        wanted = any(ctx.needs_input_grad)
+        of_hidden, of_head = torch.empty_like(hidden), torch.zeros_like(head, dtype=total.dtype) if wanted else None
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows, None]
             logits = functional.linear(part, head)  # of autocast's type, where there is one
@@ -50,9 +50,10 @@ class _InChunks(torch.autograd.Function):
                 of_head += slope.T @ part.to(slope.dtype)
         if wanted:
             ctx.save_for_backward(of_hidden, of_head)
+            ctx.head_type = head.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         of_hidden, of_head = ctx.saved_tensors
-        return of_hidden * gradients[0].to(of_hidden.dtype), of_head * gradients[0].to(of_head.dtype), None, None
+        return of_hidden * gradients[0].to(of_hidden.dtype), (of_head * gradients[0]).to(ctx.head_type), None, None

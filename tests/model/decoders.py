@@ -39,15 +39,15 @@ def variant(name: str, **change: int | str | bool) -> ModelConfig:
     return ModelConfig(**(SMALL | VARIANTS[name] | change))  # type: ignore[arg-type]
 
 
-def build(config: ModelConfig, seed: int = 1) -> tuple[Transformer, FlatParameters]:
+def build(config: ModelConfig, seed: int = 1, *, device: str = "cpu") -> tuple[Transformer, FlatParameters]:
     """With M(0), but gains, biases and sinks moved: at one and zero they would hide being forgotten."""
-    flat = FlatParameters(Layout.of(config), torch.device("cpu"))
+    flat = FlatParameters(Layout.of(config), torch.device(device))
     with torch.no_grad():
         flat.values.copy_(torch.tensor(initial_parameters(config, seed)))
         for name, weight in flat.weights.items():
             if weight.dim() == 1:
-                weight.add_(0.3 * torch.sin(torch.arange(len(weight)) + len(name)))
-    return Transformer(config, flat.weights), flat
+                weight.add_(0.3 * torch.sin(torch.arange(len(weight), device=device) + len(name)))
+    return Transformer(config, flat.weights).to(device), flat
 
 
 def windows(config: ModelConfig, batch: int, time: int, seed: int = 1) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cuda_ext import swiglu
+from model.cache import Cache
 from model.config import CHECKPOINTINGS, PRESETS, ModelConfig
 from model.flat import FlatParameters
 from model.initial import initial_parameters
@@ -102,6 +103,22 @@ def test_half_precision_inside_changes_little(name: str) -> None:
     assert (flat.gradient - exact).norm() < 0.15 * exact.norm()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_gpu_computes_the_same(name: str) -> None:
+    config = variant(name)
+    part = windows(config, 4, 16)
+    gradients, logits = [], []
+    for device in ("cpu", "cuda"):
+        model, flat = build(config, device=device)
+        model.losses(part.to(device)).total.backward()
+        gradients.append(flat.gradient.cpu())
+        with torch.no_grad():
+            logits.append(model(part[:, :16].to(device), Cache(config)).cpu())
+    assert torch.allclose(*logits, atol=1e-4, rtol=1e-4)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
 # --- checkpointing -----------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +139,7 @@ def test_checkpointing_changes_no_bit(name: str, part: str) -> None:
     assert Layout.of(config) == Layout.of(replace(config, checkpointing=part)), "the same model to everybody else"
 
 
-def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_keeps_less() -> None:
     def kept(part: str) -> int:
         model, _ = build(variant("llama", checkpointing=part))
         sizes: dict[int, int] = {}
