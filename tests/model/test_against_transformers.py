@@ -63,7 +63,9 @@ def theirs(config: ModelConfig) -> torch.nn.Module:
             "router_aux_loss_coef": float(config.balance_loss),
         }
         mixtral = MixtralConfig(**sizes, sliding_window=config.window or None)
-        if config.feed_forward % 4:  # theirs fails on rows that do not begin on 16 bytes, unless it loops over the experts
+        if (
+            config.feed_forward % 4
+        ):  # rows that do not begin on 16 bytes: theirs has to be told to loop over the experts
             mixtral._experts_implementation = "eager"
         return MixtralForCausalLM(mixtral)
     if config.attention == "window":
