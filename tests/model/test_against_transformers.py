@@ -63,9 +63,8 @@ def theirs(config: ModelConfig) -> torch.nn.Module:
             "router_aux_loss_coef": float(config.balance_loss),
         }
         mixtral = MixtralConfig(**sizes, sliding_window=config.window or None)
-        if (
-            config.feed_forward % 4
-        ):  # rows that do not begin on 16 bytes: theirs has to be told to loop over the experts
+        # Of rows that do not begin on 16 bytes: theirs has to be told to loop over the experts.
+        if config.feed_forward % 4:
             mixtral._experts_implementation = "eager"
         return MixtralForCausalLM(mixtral)
     if config.attention == "window":
