@@ -129,23 +129,14 @@ class ModelConfig:
             )
 
     def _check_nothing_is_idle(self) -> None:
-        """A choice that nothing would read is a mistake of whoever made it."""
         scaling = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")
         routing = ("experts_per_token", "shared_experts", "normalize_top_k", "balance_loss", "router_z_loss")
-        for is_read, with_what, names in (
-            (self.positions == "rope", "positions rope", ("rope_base", "rope_factor")),
-            (self.rope_factor > 1, "a rope_factor", scaling),
-            (self.attention == "window", "attention window", ("window",)),
-            (
-                self.attention == "block-sparse",
-                "attention block-sparse",
-                ("sparse_block", "sparse_local", "sparse_stride"),
-            ),
-            (self.experts > 0, "experts", routing),
-        ):
-            for field in fields(self):
-                if not is_read and field.name in names and getattr(self, field.name) != field.default:
-                    raise ConfigError(f"{field.name} has a meaning only with {with_what}", f"leave {field.name} out")
+        sparse = ("sparse_block", "sparse_local", "sparse_stride")
+        _refuse_idle(self, self.positions == "rope", "positions rope", ("rope_base", "rope_factor"))
+        _refuse_idle(self, self.rope_factor > 1, "a rope_factor", scaling)
+        _refuse_idle(self, self.attention == "window", "attention window", ("window",))
+        _refuse_idle(self, self.attention == "block-sparse", "attention block-sparse", sparse)
+        _refuse_idle(self, self.experts > 0, "experts", routing)
 
     @property
     def head_size(self) -> int:
@@ -243,6 +234,8 @@ class TrainingConfig:
         _one_of("quantization", self.quantization, QUANTIZATIONS)
         _decimal_between("sharpness_radius", self.sharpness_radius, "0", "10")
         self._check_schedule()
+        _refuse_idle(self, self.optimizer != "sgd", "optimizer adamw or lion", ("beta_second",))
+        _refuse_idle(self, self.schedule != "constant", "a schedule", ("rate_floor",))
 
     def _check_schedule(self) -> None:
         _one_of("schedule", self.schedule, SCHEDULES)
@@ -344,6 +337,13 @@ def _check_types(config: ModelConfig | TrainingConfig) -> None:
         value = getattr(config, field.name)
         if type(value) is not field.type:  # exact, so that True is no integer
             raise ConfigError(f"{field.name} must be {getattr(field.type, '__name__', field.type)}, not {value!r:.40}")
+
+
+def _refuse_idle(config: ModelConfig | TrainingConfig, is_read: bool, with_what: str, names: Iterable[str]) -> None:
+    """A choice that nothing would read is a mistake of whoever made it."""
+    for field in fields(config):
+        if not is_read and field.name in names and getattr(config, field.name) != field.default:
+            raise ConfigError(f"{field.name} has a meaning only with {with_what}", f"leave {field.name} out")
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

@@ -136,7 +136,8 @@ def test_a_network_of_bytes_needs_a_row_for_every_byte() -> None:
     {"inner_rate": "0." + "0" * 30 + "1"}, {"optimizer": "adam"}, {"sharpness_radius": "-0.1"}, {"quantization": "int4"},
     {"schedule": "linear"}, {"schedule": "cosine"}, {"schedule_steps": 100}, {"schedule": "wsd", "schedule_steps": 100},
     {"schedule": "wsd", "schedule_steps": 100, "decay_steps": 101}, {"rate_floor": "1.1"}, {"decay_steps": -1},
-    {"schedule": "cosine", "schedule_steps": 100, "decay_steps": 10},
+    {"schedule": "cosine", "schedule_steps": 100, "decay_steps": 10}, {"rate_floor": "0.2"},
+    {"optimizer": "sgd", "beta_second": "0.99"}, {"schedule": "cosine", "schedule_steps": 20},
 ])  # fmt: skip
 def test_training_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
