@@ -1,18 +1,27 @@
-"""Operators of the model that deserve kernels of their own: plain torch everywhere, C++ and CUDA where these have been built."""
+"""Operators of the model that deserve kernels of their own: plain torch everywhere, C++ and CUDA where these have been built.
+
+`ops.py` has the operators, `integers.py` the exact arithmetic of the codec and the aggregate, `load.py` and `build.py` the kernels of both.
+What is named here is imported when it is asked for: `integers` and the build have no need of torch, which takes seconds to import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from cuda_ext.load import Status, status
-from cuda_ext.ops import (
-    SCORES,
-    Plan,
-    Route,
-    moe_aux_loss,
-    moe_combine,
-    moe_permute,
-    moe_plan,
-    moe_topk_route,
-    swiglu,
-    swiglu_packed,
-)
+
+if TYPE_CHECKING:
+    from cuda_ext.ops import (
+        SCORES,
+        Plan,
+        Route,
+        moe_aux_loss,
+        moe_combine,
+        moe_permute,
+        moe_plan,
+        moe_topk_route,
+        swiglu,
+        swiglu_packed,
+    )
 
 __all__ = [
     "SCORES",
@@ -28,3 +37,9 @@ __all__ = [
     "swiglu",
     "swiglu_packed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("cuda_ext.ops"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

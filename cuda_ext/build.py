@@ -1,14 +1,16 @@
 """`python -m cuda_ext.build`: compiles the kernels for this machine, where there is a compiler.
 
-For the CPU: one source for each instruction set, with its own flags and no header of torch, and `bind.cpp`, which is the only one that
-knows torch, through its stable interface: what is built here runs with every torch from that on. For CUDA see `build_cuda.py`. The result
-stands under a name that is the digest of its sources (`load.py`), so to build again what is unchanged is to look for a file. Plain compiler
-commands, because torch's own tool refuses CUDA beside a torch for the CPU, and needs a minute for what takes seconds here.
+For the integers of the codec and the aggregate: one source. For the CPU: one source for each instruction set, with its own flags and no
+header of torch, and `bind.cpp`, which is the only one that knows torch, through its stable interface: what is built here runs with every
+torch from that on. For CUDA see `build_cuda.py`. The result stands under a name that is the digest of its sources (`load.py`), so to build
+again what is unchanged is to look for a file. Plain compiler commands, because torch's own tool refuses CUDA beside a torch for the CPU, and
+needs a minute for what takes seconds here.
 
 What it is not: part of the installation of the package. Without a compiler everything runs in plain torch; the exit status is then 1.
 """
 
 import argparse
+import importlib.util
 import os
 import platform
 import shutil
@@ -21,9 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from cuda_ext import build_cuda, load
+from cuda_ext import load
 
 COMPILERS: Final = ("g++", "clang++", "c++")
 # No contraction: a value must not depend on whether it stood in a whole vector or in the rest behind the last one.
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="compile also what is unchanged")
     parser.add_argument("--no-cuda", action="store_true", help="kernels for the CPU alone")
     given = parser.parse_args(arguments)
-    parts = {"cpu": build_cpu}
-    if torch.version.cuda is not None and not given.no_cuda:
+    parts = {"integer": build_integers, "cpu": build_cpu}
+    if (torch_folder() / "lib" / "libtorch_cuda.so").exists() and not given.no_cuda:
         parts["cuda"] = build_cuda_kernels
     failed = False
     for part, build in parts.items():
@@ -94,16 +94,23 @@ def put(part: str, build: Builder, *, force: bool = False) -> tuple[Path, float]
     return place, time.monotonic() - began
 
 
-def build_cpu(scratch: Path) -> Path:
+def build_integers(scratch: Path) -> Path:
     """Compiles into `scratch`; the library's path there. Raises BuildError."""
-    compiler, libraries = find_compiler(), Path(torch.__file__).parent
+    library = scratch / "library.so"
+    run([find_compiler(), *FLAGS, "-shared", str(load.HERE / "integer" / "kernels.cpp"), "-o", str(library)])
+    return library
+
+
+def build_cpu(scratch: Path) -> Path:
+    """As `build_integers`."""
+    compiler, torch = find_compiler(), torch_folder()
     folder = load.HERE / "cpu"
     commands = [
         [compiler, *FLAGS, *flags, "-c", str(folder / f"{isa}.cpp"), "-o", str(scratch / f"{isa}.o")]
         for isa, flags in ISA_FLAGS.items()
         if isa == "scalar" or platform.machine() in X86
     ]
-    glue = [f"-DTORCH_TARGET_VERSION={load.TORCH_FLOOR}", "-isystem", str(libraries / "include")]
+    glue = [f"-DTORCH_TARGET_VERSION={load.TORCH_FLOOR}", "-isystem", str(torch / "include")]
     commands.append([compiler, *FLAGS, *glue, "-c", str(folder / "bind.cpp"), "-o", str(scratch / "bind.o")])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, commands))
@@ -111,13 +118,15 @@ def build_cpu(scratch: Path) -> Path:
     objects = [command[-1] for command in commands]
     # torch is in the process already when this is loaded: its libraries are found by name, and no path is written down. Before them the
     # standard library, parts of which torch's libraries show, too.
-    linked = ["-lstdc++", f"-L{libraries / 'lib'}", "-ltorch_cpu", "-lc10"]
+    linked = ["-lstdc++", f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
     run([compiler, "-shared", "-o", str(library), *objects, *linked])
     return library
 
 
 def build_cuda_kernels(scratch: Path) -> Path:
-    """As `build_cpu`, with nvcc."""
+    """As `build_integers`, with nvcc."""
+    from cuda_ext import build_cuda  # imports torch, which what is unchanged has no need of
+
     nvcc = build_cuda.find_nvcc()
     if nvcc is None:
         raise BuildError(
@@ -143,6 +152,14 @@ def find_compiler() -> str:
         if (found := shutil.which(name)) is not None:
             return found
     raise BuildError(f"no C++ compiler ({named or ', '.join(COMPILERS)}); apt install g++")
+
+
+def torch_folder() -> Path:
+    """Where torch's headers and libraries are. Raises BuildError."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise BuildError("torch is not installed")
+    return Path(spec.origin).parent
 
 
 def run(command: Sequence[str]) -> str:

@@ -4,6 +4,9 @@ A library is named by what it was made of: its folder under `_build/` carries th
 them, so one that is out of date is simply not found, and nothing that is loaded was made of other sources than these. It is loaded at the
 first call of an operator, which is when `ops.py` would fall back to plain torch; from then on torch's dispatcher finds the kernels itself.
 
+The integer kernels are a library of their own, that knows no torch: whoever only replays a chain loads nothing else. Hence torch is
+imported here where it is needed, and not before.
+
 The environment variable P2PNODE_EXT says what to do: `auto` (kernels where there are any), `off` (plain torch), `require` (an error where
 there are none, for tests and measurements). P2PNODE_EXT_ISA names the instruction set of the CPU kernels, else the widest is taken.
 """
@@ -20,7 +23,6 @@ from pathlib import Path
 from typing import Final
 
 import platformdirs
-import torch
 
 HERE: Final = Path(__file__).parent
 BUILD_HINT: Final = "python -m cuda_ext.build"
@@ -50,8 +52,8 @@ class Status:
 
 
 def sources(part: str) -> list[Path]:
-    """What the library of `part` ("cpu" or "cuda") is made of: its folder, and the script that compiles it."""
-    script = HERE / ("build.py" if part == "cpu" else "build_cuda.py")
+    """What the library of `part` ("integer", "cpu" or "cuda") is made of: its folder, and the script that compiles it."""
+    script = HERE / ("build_cuda.py" if part == "cuda" else "build.py")
     return [*sorted(path for path in (HERE / part).glob("*") if path.is_file()), script]
 
 
@@ -100,6 +102,25 @@ def arrived() -> bool:
     return bool(found.cpu or found.cuda) and not was_known
 
 
+@cache
+def integers() -> ctypes.CDLL | None:
+    """The kernels of integers.py, or None where that has to do without."""
+    path = find("integer") if os.environ.get("P2PNODE_EXT", "auto") in ("auto", "require") else None
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    # Without these ctypes would hand over 32 bits of a number, and whatever stands beside them.
+    address, count, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    library.p2pnode_accumulate.argtypes = [count, address, address, address, count, count, count, small, address]
+    library.p2pnode_squares.argtypes = [address, count, address]
+    library.p2pnode_quantize.argtypes = [address, count, small, small, address, address]
+    library.p2pnode_accumulate.restype = library.p2pnode_squares.restype = None
+    return library
+
+
 def choose_isa(name: str) -> bool:
     """Which of the built CPU kernels run from now on ("" is the widest). False: this processor cannot run them, or none have that name."""
     path = find("cpu")
@@ -109,6 +130,8 @@ def choose_isa(name: str) -> bool:
 
 
 def _load() -> Status:
+    import torch
+
     mode = os.environ.get("P2PNODE_EXT", "auto")
     if mode not in MODES:
         return Status(f"P2PNODE_EXT is {mode!r}", hint=f"it is one of {', '.join(MODES)}", is_refused=True)
@@ -126,6 +149,8 @@ def _load() -> Status:
     if torch.version.cuda is not None:
         problem_cuda = _load_library("cuda")
         problem, cuda = problem or problem_cuda, not problem_cuda
+    if not problem and integers() is None:
+        problem = "no integer kernels built of these sources"
     what = ", ".join([f"{isa} on the CPU"] * bool(isa) + ["CUDA"] * cuda + [problem] * bool(problem))
     if isa or cuda:
         return Status(what, cpu=isa, cuda=cuda, hint=BUILD_HINT if problem else "")
@@ -134,6 +159,8 @@ def _load() -> Status:
 
 def _load_library(part: str) -> str:
     """What stands in the way, if anything does."""
+    import torch
+
     path = find(part)
     if path is None:
         return f"no {part} kernels built of these sources"
