@@ -1,5 +1,45 @@
-"""Operations of the model that deserve kernels of their own. For now each is plain torch, in `reference`."""
+"""Operators of the model that deserve kernels of their own: plain torch everywhere, C++ and CUDA where these have been built.
 
-from cuda_ext.reference import swiglu
+`ops.py` has the operators, `integers.py` the exact arithmetic of the codec and the aggregate, `load.py` and `build.py` the kernels of both.
+What is named here is imported when it is asked for: `integers` and the build have no need of torch, which takes seconds to import.
+"""
 
-__all__ = ["swiglu"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cuda_ext.load import Status, status
+
+if TYPE_CHECKING:
+    from cuda_ext.ops import (
+        SCORES,
+        Plan,
+        Route,
+        moe_aux_loss,
+        moe_combine,
+        moe_permute,
+        moe_plan,
+        moe_topk_route,
+        swiglu,
+        swiglu_packed,
+    )
+
+__all__ = [
+    "SCORES",
+    "Plan",
+    "Route",
+    "Status",
+    "moe_aux_loss",
+    "moe_combine",
+    "moe_permute",
+    "moe_plan",
+    "moe_topk_route",
+    "status",
+    "swiglu",
+    "swiglu_packed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("cuda_ext.ops"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,9 @@ that is a million times too long moves the model no further than an honest one; 
     A = sum of weight * W * x              units of 2^-52, weights sum to <= 2^10,    |A| <= 127 * 2^56 < 2^63
     returned: (A + 2^11) >> 12             units of 2^-40,                            |A| <= 127 * 2^44
 
-The multiplier weight * W << (e + 40) is at most 2^56, and every partial sum of A obeys A's own bound, so int64 never
-wraps. Consensus rule; `tests/model/test_exactness.py` holds two twins (torch, Python integers) and the extremes.
+|q * weight * W| is at most 127 * 2^24, below 2^31, and every partial sum of A obeys A's own bound, so neither int32 nor
+int64 ever wraps. cuda_ext/integers.py does the adding, in a kernel or in numpy, to the same bits. Consensus rule;
+`tests/model/test_exactness.py` holds two twins (torch, Python integers) and the extremes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cuda_ext import integers
 from model.compression import Contribution
 from model.limits import (
     CHUNK_VALUES,
+    EXPONENT_MAX,
+    EXPONENT_MIN,
     FRACTION_BITS,
     NORM_WEIGHT_BITS,
     NORM_WEIGHT_MAX,
@@ -29,19 +33,16 @@ from model.limits import (
 )
 
 TILE_CHUNKS: Final = 16  # 64 Ki values of int64 are half a megabyte: two such tiles stay in the cache
-_EXACT_VALUES: Final = 1024  # 1024 * 127^2 < 2^24, so float32 adds so many squares exactly, in any order
 
 
 def squared_norm(contribution: Contribution) -> int:
     """The exact sum of squares, in units of 2^-80."""
-    total = 0
-    for start in range(0, len(contribution.quanta), TILE_CHUNKS):
-        values = contribution.quanta[start : start + TILE_CHUNKS].astype(np.float32).reshape(-1, _EXACT_VALUES)
-        squares = np.einsum("ij,ij->i", values, values).astype(np.int64)
-        by_chunk = squares.reshape(-1, CHUNK_VALUES // _EXACT_VALUES).sum(axis=1)  # < 2^26
-        shifts = 2 * (contribution.exponents[start : start + TILE_CHUNKS].astype(np.int64) + FRACTION_BITS)
-        total += sum(int(square) << int(shift) for square, shift in zip(by_chunk, shifts, strict=True))
-    return total
+    squares = integers.squares(contribution.quanta)
+    totals = np.zeros(
+        EXPONENT_MAX - EXPONENT_MIN + 1, np.int64
+    )  # of chunks of one exponent: fewer than 2^37, each below 2^26
+    np.add.at(totals, contribution.exponents.astype(np.int64) - EXPONENT_MIN, squares)
+    return sum(int(total) << 2 * (shift + EXPONENT_MIN + FRACTION_BITS) for shift, total in enumerate(totals))
 
 
 def norm_weights(squared_norms: Sequence[int]) -> list[int]:
@@ -59,20 +60,15 @@ def aggregate(contributions: Sequence[Contribution], weights: Sequence[int]) -> 
     """
     assert len(contributions) == len(weights) and min(weights) > 0 and sum(weights) <= WEIGHT_SUM_MAX
     equalised = norm_weights([squared_norm(contribution) for contribution in contributions])
-    multipliers = [
-        np.int64(weight * norm_weight) << (contribution.exponents.astype(np.int64) + FRACTION_BITS)[:, None]
-        for contribution, weight, norm_weight in zip(contributions, weights, equalised, strict=True)
-    ]
+    addition = integers.WeightedSum(
+        [contribution.quanta for contribution in contributions],
+        [(contribution.exponents.astype(np.int16) + FRACTION_BITS).astype(np.uint8) for contribution in contributions],
+        [weight * norm_weight for weight, norm_weight in zip(weights, equalised, strict=True)],
+        down=NORM_WEIGHT_BITS,
+    )
     chunks = len(contributions[0].quanta)
     total = np.empty((min(TILE_CHUNKS, chunks), CHUNK_VALUES), np.int64)
-    product = np.empty_like(total)
     for start in range(0, chunks, TILE_CHUNKS):
-        stop = min(start + TILE_CHUNKS, chunks)
-        tile, scratch = total[: stop - start], product[: stop - start]
-        tile[:] = 1 << (NORM_WEIGHT_BITS - 1)  # the half that makes the shift below round to nearest
-        for contribution, multiplier in zip(contributions, multipliers, strict=True):
-            np.copyto(scratch, contribution.quanta[start:stop])
-            np.multiply(scratch, multiplier[start:stop], out=scratch)
-            np.add(tile, scratch, out=tile)
-        np.right_shift(tile, NORM_WEIGHT_BITS, out=tile)
+        tile = total[: min(TILE_CHUNKS, chunks - start)]
+        addition.into(tile, first=start)
         yield start, tile

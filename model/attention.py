@@ -1,48 +1,38 @@
-"""Grouped-query causal self-attention with rotary positions (Ainslie et al. 2023; Su et al. 2021), in Llama's layout."""
+"""Causal self-attention with fewer key heads than query heads, or as many (Ainslie et al. 2023), in Llama's layout."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.cache import LayerCache
 from model.config import ModelConfig
 from model.flat import Weights
-
-
-class Rotary(nn.Module):
-    """Rotates each pair (i, i + head_size/2) of a query or key by position * base^(-2i / head_size)."""
-
-    cosine: Tensor  # (context, head_size / 2)
-    sine: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        half = config.head_size // 2
-        frequency = float(config.rope_base) ** (-torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.outer(torch.arange(config.context, dtype=torch.float64), frequency)
-        self.register_buffer("cosine", angle.cos().float(), persistent=False)
-        self.register_buffer("sine", angle.sin().float(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:  # (batch, heads, time, head_size), any number of heads
-        cosine, sine = self.cosine[: x.shape[-2]], self.sine[: x.shape[-2]]
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+from model.patterns import attend, pattern_of
+from model.positions import Positions
 
 
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
         super().__init__()
         self.head_size = config.head_size
-        self.grouped = config.key_value_heads < config.heads
+        self.pattern = pattern_of(config)
+        self.dropout = float(config.dropout)
         self.q_proj = weights[f"{name}.q_proj.weight"]
         self.k_proj = weights[f"{name}.k_proj.weight"]
         self.v_proj = weights[f"{name}.v_proj.weight"]
         self.o_proj = weights[f"{name}.o_proj.weight"]
+        self.sinks = weights.get(f"{name}.sinks")
 
-    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:  # (batch, time, width), the same
-        query = rotary(self._heads(functional.linear(x, self.q_proj)))
-        key = rotary(self._heads(functional.linear(x, self.k_proj)))
+    def forward(self, x: Tensor, positions: Positions, cache: LayerCache | None = None) -> Tensor:
+        """(batch, time, width), the same. With a cache, `x` are the tokens that follow those in it."""
+        start = 0 if cache is None else cache.seen
+        query = positions.rotate(self._heads(functional.linear(x, self.q_proj)), start)
+        key = positions.rotate(self._heads(functional.linear(x, self.k_proj)), start)
         value = self._heads(functional.linear(x, self.v_proj))
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=self.grouped)
+        if cache is None:
+            dropout = self.dropout if self.training else 0.0
+            mixed = attend(self.pattern, query, key, value, sinks=self.sinks, dropout=dropout)
+        else:
+            mixed = cache.attend(self.pattern, query, key, value, sinks=self.sinks)
         return functional.linear(mixed.transpose(1, 2).flatten(2), self.o_proj)
 
     def _heads(self, x: Tensor) -> Tensor:  # (batch, time, heads * head_size) -> (batch, heads, time, head_size)

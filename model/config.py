@@ -2,34 +2,74 @@
 
 Both are frozen, validated on construction, and written into the genesis by `to_dict`: integers, booleans and strings
 only (a decimal stays a string), so that their canonical JSON is the same on every machine. No torch here.
+
+For editors: a new field comes with a default that changes nothing and is marked `_later`. A document holds such a field
+only where it differs from its default, so that an older genesis stays readable, canonical, and the same network.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from model import limits
 from model.errors import ConfigError
 
-_FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, or a JSON file such as {"width": 128, "layers": 4, ...}'
+_Value = TypeVar("_Value", int, str, bool)
+_Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
+
+_FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, one of these with -moe, or a JSON file such as {"width": 128, "layers": 4, ...}'
+_TRAINING_HINT: Final = 'training is a JSON file such as {"optimizer": "lion", "inner_rate": "0.0003"}'
+
+
+def _later(default: _Value) -> _Value:
+    """A field that the first networks did not have: no document holds it at its default."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes of a Llama-layout decoder over bytes. The fields of a `--size` JSON file are these."""
+    """Which decoder: today's default is Llama's, over bytes. The fields of a `--size` JSON file are these."""
 
     width: int
     layers: int
     heads: int
-    key_value_heads: int
-    feed_forward: int
+    key_value_heads: int  # fewer than heads: grouped queries; as many: the usual multi-head attention
+    feed_forward: int  # width of the hidden layer; with experts, of each of them
     context: int
     rope_base: int = 10_000
     norm_epsilon: str = "0.00001"
     initial_gain: int = 1  # of the norms before a layer; model/initial.py says what it is good for
+    vocabulary: int = _later(limits.VOCABULARY)
+    tied_head: bool = _later(True)  # the embedding is the output projection, too
+    norm: str = _later("rms")
+    activation: str = _later("swiglu")
+    dropout: str = _later("0")  # of the embedding, the attention weights, and what each half of a layer adds
+    # model/positions.py; rope_factor > 1 is Llama 3's scaling, whose other three numbers follow
+    positions: str = _later("rope")
+    rope_factor: int = _later(1)
+    rope_low_frequency: int = _later(1)
+    rope_high_frequency: int = _later(4)
+    rope_original_context: int = _later(8192)
+    # model/patterns.py
+    attention: str = _later("full")
+    window: int = _later(0)  # how many tokens a token sees, itself included
+    sparse_block: int = _later(64)  # tokens of a block; a block sees the sparse_local last ones, itself included,
+    sparse_local: int = _later(16)  # and before these the last of every sparse_stride
+    sparse_stride: int = _later(8)
+    attention_sinks: bool = _later(False)  # model/sinks.py: a learned logit for each head
+    # model/moe.py
+    experts: int = _later(0)  # 0: one feed-forward layer for all tokens
+    experts_per_token: int = _later(2)
+    shared_experts: int = _later(0)  # that every token meets as well
+    normalize_top_k: bool = _later(True)  # the weights of a token's experts add up to one
+    balance_loss: str = _later("0.01")  # coefficients of the two losses that only the routers see
+    router_z_loss: str = _later("0.001")
+    # What backward computes again instead of keeping. It changes no result: a node may put its own in place of this.
+    checkpointing: str = _later("none")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -39,15 +79,64 @@ class ModelConfig:
         _between("key_value_heads", self.key_value_heads, 1, self.heads)
         _between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
         _between("context", self.context, 8, limits.CONTEXT_MAX)
-        _between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
         _between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
+        _between("vocabulary", self.vocabulary, 2, limits.VOCABULARY_MAX)
         _decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
+        _decimal_between("dropout", self.dropout, "0", "0.9")
+        _one_of("norm", self.norm, NORMS)
+        _one_of("activation", self.activation, ACTIVATIONS)
+        _one_of("checkpointing", self.checkpointing, CHECKPOINTINGS)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError("width must be heads times an even head size", "for example width 128 with 4 heads")
         if self.heads % self.key_value_heads:
             raise ConfigError(
                 "heads must be a multiple of key_value_heads", "for example 4 heads and 2 key_value_heads"
             )
+        self._check_positions()
+        self._check_attention()
+        self._check_experts()
+        self._check_nothing_is_idle()
+        if self.parameters > limits.PARAMETERS_MAX:
+            raise ConfigError(f"a model of {self.parameters} parameters, at most {limits.PARAMETERS_MAX} are allowed")
+
+    def _check_positions(self) -> None:
+        _one_of("positions", self.positions, POSITIONS)
+        _between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
+        _between("rope_factor", self.rope_factor, 1, 1024)
+        _between("rope_low_frequency", self.rope_low_frequency, 1, 1024)
+        _between("rope_high_frequency", self.rope_high_frequency, self.rope_low_frequency + 1, 2048)
+        _between("rope_original_context", self.rope_original_context, 8, limits.CONTEXT_MAX)
+
+    def _check_attention(self) -> None:
+        _one_of("attention", self.attention, ATTENTIONS)
+        _between("window", self.window, int(self.attention == "window"), self.context)
+        _between("sparse_block", self.sparse_block, 1, limits.CONTEXT_MAX)
+        _between("sparse_local", self.sparse_local, 1, limits.CONTEXT_MAX)
+        _between("sparse_stride", self.sparse_stride, 1, limits.CONTEXT_MAX)
+
+    def _check_experts(self) -> None:
+        _between("experts", self.experts, 0, limits.EXPERTS_MAX)
+        _between("experts_per_token", self.experts_per_token, 1, self.experts or limits.EXPERTS_MAX)
+        _between("shared_experts", self.shared_experts, 0, limits.FEED_FORWARD_MAX // self.feed_forward)
+        _decimal_between("balance_loss", self.balance_loss, "0", "10")
+        _decimal_between("router_z_loss", self.router_z_loss, "0", "10")
+        if self.experts and self.activation != "swiglu":
+            raise ConfigError(f"experts are swiglu, not {self.activation}", "leave activation out")
+        if self.experts > 1 and self.experts_per_token == 1 and self.normalize_top_k:
+            raise ConfigError(
+                "with one expert a token, a normalized weight is always one and teaches the router nothing",
+                "normalize_top_k false, as in the Switch Transformer",
+            )
+
+    def _check_nothing_is_idle(self) -> None:
+        scaling = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")
+        routing = ("experts_per_token", "shared_experts", "normalize_top_k", "balance_loss", "router_z_loss")
+        sparse = ("sparse_block", "sparse_local", "sparse_stride")
+        _refuse_idle(self, self.positions == "rope", "positions rope", ("rope_base", "rope_factor"))
+        _refuse_idle(self, self.rope_factor > 1, "a rope_factor", scaling)
+        _refuse_idle(self, self.attention == "window", "attention window", ("window",))
+        _refuse_idle(self, self.attention == "block-sparse", "attention block-sparse", sparse)
+        _refuse_idle(self, self.experts > 0, "experts", routing)
 
     @property
     def head_size(self) -> int:
@@ -59,10 +148,22 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """Values that are learned, without padding (the tied embedding counts once)."""
-        attention = 2 * self.width * self.width + 2 * self.width * self.key_value_width
-        layer = attention + 3 * self.width * self.feed_forward + 2 * self.width
-        return limits.VOCABULARY * self.width + self.layers * layer + self.width
+        """Values that are learned, without padding (a tied embedding counts once)."""
+        return self._count(self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token meets: all of them, but of the experts only the token's own."""
+        return self._count(min(self.experts, self.experts_per_token))
+
+    def _count(self, experts: int) -> int:
+        norm = self.width * (2 if self.norm == "layer" else 1)
+        attention = 2 * self.width * (self.width + self.key_value_width) + self.heads * self.attention_sinks
+        feed_forward = (3 if self.activation == "swiglu" else 2) * self.width * self.feed_forward
+        if self.experts:
+            feed_forward = feed_forward * (experts + self.shared_experts) + self.experts * self.width
+        rows = self.vocabulary * (1 if self.tied_head else 2) + self.context * (self.positions == "learned")
+        return rows * self.width + self.layers * (attention + feed_forward + 2 * norm) + norm
 
     def to_dict(self) -> dict[str, int | str | bool]:
         return _to_dict(self)
@@ -73,9 +174,12 @@ class ModelConfig:
         return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
     @classmethod
-    def named(cls, size: str) -> "ModelConfig":
-        """A preset by name, or the JSON file at that path. Raises ConfigError."""
-        return PRESETS[size] if size in PRESETS else _from_file(Path(size))
+    def named(cls, size: str, *, moe: bool = False) -> "ModelConfig":
+        """A preset by name, with `moe` its variant with experts, or the JSON file at that path. Raises ConfigError."""
+        if moe and size not in _DENSE:
+            raise ConfigError(f"no variant of {size} with experts", f"known: {', '.join(_DENSE)}; a file names its own")
+        name = f"{size}-moe" if moe else size
+        return PRESETS[name] if name in PRESETS else _from_file(cls, Path(size), "size", _FILE_HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +204,13 @@ class TrainingConfig:
     momentum_shift: int = 0
     nesterov: bool = False
     codec: str = "dense-int8"
+    optimizer: str = _later("adamw")  # momentum of sgd: beta_first; lion's two betas: these two
+    sharpness_radius: str = _later("0")  # of sharpness-aware minimization around the optimizer; 0: none
+    schedule: str = _later("constant")  # of the inner rate after the warm-up, in steps of the network
+    schedule_steps: int = _later(0)  # cosine, wsd: after so many steps the rate stays at its floor
+    decay_steps: int = _later(0)  # wsd: the last of them, over which it falls
+    rate_floor: str = _later("0.1")  # cosine, wsd: the share of inner_rate at which the rate ends
+    quantization: str = _later("none")  # int8: learn for a model whose matrices are rounded to eight bits
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -118,12 +229,40 @@ class TrainingConfig:
         _between("momentum_numerator", self.momentum_numerator, 0, (1 << self.momentum_shift) - 1)
         if self.nesterov and not self.momentum_numerator:
             raise ConfigError("nesterov needs a momentum", "for example momentum_numerator 7, momentum_shift 3 (0.875)")
-        if self.codec not in CODECS:
-            raise ConfigError(f"unknown codec {self.codec!r}", f"known: {', '.join(CODECS)}")
+        _one_of("codec", self.codec, CODECS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _decimal_between("sharpness_radius", self.sharpness_radius, "0", "10")
+        self._check_schedule()
+        _refuse_idle(self, self.optimizer != "sgd", "optimizer adamw or lion", ("beta_second",))
+        _refuse_idle(self, self.schedule != "constant", "a schedule", ("rate_floor",))
+
+    def _check_schedule(self) -> None:
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _between("schedule_steps", self.schedule_steps, 0, limits.SCHEDULE_STEPS_MAX)
+        _between("decay_steps", self.decay_steps, 0, self.schedule_steps)
+        _decimal_between("rate_floor", self.rate_floor, "0", "1")
+        if (self.schedule != "constant") != (self.schedule_steps > 0):
+            raise ConfigError(
+                f"schedule is {self.schedule} and schedule_steps is {self.schedule_steps}",
+                'a schedule with an end needs its steps, for example "schedule": "cosine", "schedule_steps": 20000',
+            )
+        if 0 < self.schedule_steps <= self.warmup_steps:
+            raise ConfigError(f"a schedule of {self.schedule_steps} steps, and a warm-up of {self.warmup_steps}")
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise ConfigError(
+                f"schedule is {self.schedule} and decay_steps is {self.decay_steps}",
+                "wsd, and no other schedule, needs the steps over which the rate falls: a tenth of schedule_steps, say",
+            )
 
     @property
     def tokens_per_round(self) -> int:
         return self.local_steps * self.batch * self.sequence
+
+    @classmethod
+    def from_file(cls, path: Path) -> "TrainingConfig":
+        """The JSON file at that path; what it does not name stays at its default. Raises ConfigError."""
+        return _from_file(cls, path, "training", _TRAINING_HINT)
 
     def to_dict(self) -> dict[str, int | str | bool]:
         return _to_dict(self)
@@ -141,36 +280,52 @@ def check_together(config: ModelConfig, training: TrainingConfig) -> None:
             f"the model's context is {config.context}, but it is trained on {training.sequence} bytes at a time",
             f"a size needs a context of at least {training.sequence}",
         )
+    if config.vocabulary < limits.VOCABULARY:
+        raise ConfigError(
+            f"a vocabulary of {config.vocabulary}, but the text is bytes",
+            f"a size needs a vocabulary of at least {limits.VOCABULARY}",
+        )
 
 
+NORMS: Final = ("rms", "layer")  # model/norms.py
+ACTIVATIONS: Final = ("swiglu", "gelu", "relu")  # model/feed_forward.py
+POSITIONS: Final = ("rope", "learned", "sinusoidal")  # model/positions.py
+ATTENTIONS: Final = ("full", "window", "block-sparse")  # model/patterns.py
+CHECKPOINTINGS: Final = ("none", "attention", "feed-forward", "layer")  # model/transformer.py
 CODECS: Final[Mapping[str, int]] = {"dense-int8": 1}  # name -> the id in a contribution and in a payload's header
+OPTIMIZERS: Final = ("adamw", "sgd", "lion")  # model/optimizers/
+SCHEDULES: Final = ("constant", "cosine", "wsd")  # model/schedule.py
+QUANTIZATIONS: Final = ("none", "int8")  # model/quantization.py
 
 
-def _from_file(path: Path) -> ModelConfig:
+def _from_file(cls: type[_Config], path: Path, what: str, hint: str) -> _Config:
     try:
         with path.open("rb") as file:
             text = file.read(limits.CONFIG_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"no size named {str(path)!r}, and no such file ({error.strerror})", _FILE_HINT) from None
+        raise ConfigError(f"no {what} named {str(path)!r}, and no such file ({error.strerror})", hint) from None
     if len(text) > limits.CONFIG_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", _FILE_HINT)
+        raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", hint)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON ({error})", _FILE_HINT) from None
+        raise ConfigError(f"{path}: not JSON ({error})", hint) from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object", _FILE_HINT)
-    defaults = {field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING}
-    return ModelConfig.from_dict(defaults | values)
+        raise ConfigError(f"{path}: not a JSON object", hint)
+    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    return cls.from_dict(defaults | values)
 
 
 def _to_dict(config: ModelConfig | TrainingConfig) -> dict[str, int | str | bool]:
-    return {field.name: getattr(config, field.name) for field in fields(config)}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    silent = {field.name: field.default for field in fields(config) if field.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in silent or value != silent[name]}
 
 
 def _strict_fields(cls: type[ModelConfig] | type[TrainingConfig], values: Mapping[str, object]) -> dict[str, object]:
     known = [field.name for field in fields(cls)]
-    if missing := [name for name in known if name not in values]:
+    needed = [field.name for field in fields(cls) if not field.metadata.get("later")]
+    if missing := [name for name in needed if name not in values]:
         raise ConfigError(f"missing: {', '.join(missing)}", f"the fields are {', '.join(known)}")
     if unknown := sorted(str(name)[:40] for name in values if name not in known):
         raise ConfigError(f"unknown: {', '.join(unknown[:8])}", f"the fields are {', '.join(known)}")
@@ -184,9 +339,21 @@ def _check_types(config: ModelConfig | TrainingConfig) -> None:
             raise ConfigError(f"{field.name} must be {getattr(field.type, '__name__', field.type)}, not {value!r:.40}")
 
 
+def _refuse_idle(config: ModelConfig | TrainingConfig, is_read: bool, with_what: str, names: Iterable[str]) -> None:
+    """A choice that nothing would read is a mistake of whoever made it."""
+    for field in fields(config):
+        if not is_read and field.name in names and getattr(config, field.name) != field.default:
+            raise ConfigError(f"{field.name} has a meaning only with {with_what}", f"leave {field.name} out")
+
+
 def _between(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name} is {value}, allowed are {low} to {high}")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value[:40]!r}", f"known: {', '.join(known)}")
 
 
 def _decimal_between(name: str, value: str, low: str, high: str) -> None:
@@ -199,7 +366,7 @@ def _decimal_between(name: str, value: str, low: str, high: str) -> None:
 
 
 # Below the helpers, because each entry validates itself as the module is imported.
-PRESETS: Final[Mapping[str, ModelConfig]] = {
+_DENSE: Final = {
     # docs/experiments.md has what was tried for tiny, and the figures
     "tiny": ModelConfig(
         width=128,
@@ -216,3 +383,10 @@ PRESETS: Final[Mapping[str, ModelConfig]] = {
     "1b": ModelConfig(width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048),
     "8b": ModelConfig(width=4096, layers=32, heads=32, key_value_heads=8, feed_forward=14336, context=8192),
 }
+
+# Eight experts of half the width, two for each token: the work of the preset, with four times its feed-forward layers.
+_SPARSE: Final = {
+    f"{name}-moe": dataclasses.replace(config, feed_forward=config.feed_forward // 2, experts=8)
+    for name, config in _DENSE.items()
+}
+PRESETS: Final[Mapping[str, ModelConfig]] = _DENSE | _SPARSE

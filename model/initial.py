@@ -20,6 +20,7 @@ from model.config import ModelConfig
 from model.layout import Layout, TensorPlace
 
 _DOMAIN = b"p2pnode-initial-v1"
+_DRAWN_AT_ONCE = 1 << 22  # a multiple of four: a layer's experts are one tensor of gigabytes
 
 
 def initial_parameters(config: ModelConfig, seed: int) -> NDArray[np.float32]:
@@ -29,31 +30,48 @@ def initial_parameters(config: ModelConfig, seed: int) -> NDArray[np.float32]:
     for place in layout.tensors:
         values = flat[place.offset : place.offset + place.count]
         if len(place.shape) == 1:
-            values[:] = 1 if place.name == "model.norm.weight" else config.initial_gain
+            values[:] = _constant(config, place.name)
         else:
             mantissa, shift = _bound(config, place)
-            np.multiply(odd_integers(seed, place.name, place.count), mantissa, out=values, casting="unsafe")
-            np.multiply(values, np.float32(2.0**-shift), out=values)
+            generator = _philox(seed, place.name)
+            for start in range(0, place.count, _DRAWN_AT_ONCE):
+                part = values[start : start + _DRAWN_AT_ONCE]
+                np.multiply(_odd_integers(generator, len(part)), mantissa, out=part, casting="unsafe")
+                np.multiply(part, np.float32(2.0**-shift), out=part)
     return flat
 
 
 def odd_integers(seed: int, name: str, count: int) -> NDArray[np.int32]:
     """`count` odd integers, uniform in (-2^16, 2^16): 16 bits each of Philox 4x64-10 (Salmon et al. 2011)."""
+    return _odd_integers(_philox(seed, name), count)
+
+
+def _philox(seed: int, name: str) -> np.random.Philox:
     key = hashlib.sha256(_DOMAIN + seed.to_bytes(8, "big") + name.encode()).digest()
-    generator = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8").astype(np.uint64))
+    return np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8").astype(np.uint64))
+
+
+def _odd_integers(generator: np.random.Philox, count: int) -> NDArray[np.int32]:
     words = generator.random_raw(-(-count // 4)).astype("<u8").view("<u2")[:count]
     return words.astype(np.int32) * 2 - 0xFFFF
 
 
+def _constant(config: ModelConfig, name: str) -> int:
+    """Of a tensor with one axis: biases and sinks start at zero, a norm before a layer at the gain, the last one at one."""
+    if name.endswith((".bias", ".sinks")):
+        return 0
+    return 1 if name == "model.norm.weight" else config.initial_gain
+
+
 def _bound(config: ModelConfig, place: TensorPlace) -> tuple[int, int]:
     """(m, s): |value| < m * 2^(16-s). The deviation of a uniform value is its bound divided by the root of three."""
-    # deviation 1 / sqrt(width), so a bound of sqrt(3 / width), for what reads the stream or is it (the embedding)
-    fan_in = place.shape[1]
-    if place.name.endswith(("o_proj.weight", "down_proj.weight")):
+    # deviation 1 / sqrt(width), so a bound of sqrt(3 / width), for what reads the stream or is it (the embeddings)
+    fan_in = place.shape[-1]
+    if place.name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj")):
         # Back into the stream: smaller by the root of their number, so that the stream's variance does not grow with
         # depth (Radford et al. 2019).
         return eight_bit_root(3, fan_in * 2 * config.layers)
-    if place.name == "model.embed_tokens.weight":
+    if place.name in ("model.embed_tokens.weight", "model.embed_positions.weight", "lm_head.weight"):
         return eight_bit_root(3, fan_in)
     return eight_bit_root(3, fan_in * config.initial_gain**2)
 

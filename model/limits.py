@@ -24,6 +24,9 @@ STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds 
 
 # --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
 VOCABULARY: Final = 256  # byte tokens
+VOCABULARY_MAX: Final = 1 << 18  # the largest of the tokenizers in use have 262,144 words
+EXPERTS_MAX: Final = 512  # as many as the routers' kernels hold in registers
+PARAMETERS_MAX: Final = 1 << 36  # 275 GB of float32: what no machine of a member holds is no model of a network
 WIDTH_MAX: Final = 16384  # that of the largest Llama
 LAYERS_MAX: Final = 256  # it has 126
 HEADS_MAX: Final = 256  # it has 128
@@ -34,6 +37,7 @@ INITIAL_GAIN_MAX: Final = 64  # beyond, AdamW's first step is larger than the we
 LOCAL_STEPS_MAX: Final = 10_000  # hours between two rounds, for which nobody waits
 BATCH_MAX: Final = 4096  # windows in one step; more of them is what more nodes are for
 WARMUP_STEPS_MAX: Final = 10**6  # a node's whole life of steps
+SCHEDULE_STEPS_MAX: Final = 10**9  # ten steps a second for three years
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -43,5 +47,5 @@ SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus
 HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter decides
 HELD_OUT_DIVISOR: Final = 20  # one twentieth of the text is never trained on
 EVALUATION_WINDOWS: Final = 64  # 64 windows of 128: 8,192 predictions, a quarter of a second for tiny
-MICRO_BATCH_TOKENS: Final = 1024  # the stop flag is looked at this often
+MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}  # the stop flag is looked at this often
 SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes: the most layers with their momentum are 600 KB

@@ -57,6 +57,17 @@ DataFlag = Annotated[
 SizeFlag = Annotated[
     str | None, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.", show_default=False)
 ]
+MoeFlag = Annotated[
+    bool | None, typer.Option("--moe/--no-moe", help="With experts: eight of half the width.", show_default=False)
+]
+TrainingFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help='How the network trains, as JSON: {"optimizer": "lion", "inner_rate": "0.0003"}.',
+        show_default=False,
+    ),
+]
 PolicyFlag = Annotated[
     str | None, typer.Option(metavar="open|invite|allowlist", help="Who gets a vote.", show_default=False)
 ]
@@ -101,6 +112,8 @@ def init(
     home: HomeFlag = None,
     data: DataFlag = None,
     size: SizeFlag = None,
+    moe: MoeFlag = None,
+    training: TrainingFlag = None,
     policy: PolicyFlag = None,
     allow: AllowFlag = None,
     threshold: ThresholdFlag = None,
@@ -116,15 +129,24 @@ def init(
     ] = None,
 ) -> int:
     """Found a network, or take part in a founder's."""
-    if genesis is not None and (founder or data or size or policy or allow or threshold or seed is not None):
+    of_the_network = {
+        "data": data,
+        "size": size,
+        "moe": moe,
+        "training": training,
+        "policy": policy,
+        "allow": allow,
+        "threshold": threshold,
+    }
+    if genesis is not None and (
+        founder or seed is not None or any(value not in (None, []) for value in of_the_network.values())
+    ):
         raise UserError(
-            "--genesis with --founder, --data, --size, --policy, --allow, --threshold or --seed: the file has decided these",
+            "--genesis with --founder, --data, --size, --moe, --training, --policy, --allow, --threshold or --seed: the file has decided these",
             "give --genesis alone",
             exit_code=ExitCode.USAGE,
         )
-    settings = load_config(
-        {"home": home, "data": data, "size": size, "policy": policy, "allow": allow, "threshold": threshold}
-    )
+    settings = load_config({"home": home, **of_the_network})
     place = Home(settings.home)
     with place.locked():
         from p2pnode.founding import initialise  # numpy, but no torch: half a second instead of two
@@ -190,11 +212,17 @@ def start(
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda[:N]", help="Where to train (cpu).", show_default=False)
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="fp32|bf16|fp16", help="Of its matrix products (fp32).", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of a training step (1).", show_default=False)
     ] = None,
     data: DataFlag = None,
     size: SizeFlag = None,
+    moe: MoeFlag = None,
+    training: TrainingFlag = None,
     policy: PolicyFlag = None,
     allow: AllowFlag = None,
     threshold: ThresholdFlag = None,

@@ -1,7 +1,7 @@
 """The node's own settings and where each came from: flag, environment, config.toml or default, in this order.
 
 What it is: everything one operator decides for one node. What it is not: the network's constants; those stand in the genesis, and the
-settings ``size``, ``data`` and ``policy`` only say what to found a network with, or what a joiner expects to find.
+settings ``size``, ``moe``, ``training``, ``data`` and ``policy`` only say what to found a network with, or what a joiner expects to find.
 
 For editors: a setting is one entry in ``SETTINGS`` and one field of ``Config``; both or none. A setting that nothing reads does not
 exist. Every refusal names the place (flag, variable, or file and line), the key, the value, and what would be right.
@@ -19,6 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from model.errors import ConfigError
+from model.precision import PRECISIONS, check_precision
 from p2pnode.checkpoint import Checkpoint
 from p2pnode.errors import ExitCode, SetUpError, UserError, why
 from p2pnode.home import HOME_VARIABLE, Home, find_home
@@ -66,6 +68,7 @@ class Config:
     home: Path
     name: str | None = None  # None: the short node id
     device: str = "cpu"
+    precision: str = "fp32"  # of matrix products while it learns; no concern of the network's
     threads: int | None = None  # None: one, so that nodes on one machine do not fight over its cores
     bootstrap: tuple[Endpoint, ...] = ()
     listen: Endpoint = DEFAULT_LISTEN
@@ -73,6 +76,8 @@ class Config:
     upload_mbit: float | None = None  # None: as fast as the link takes it; votes are never held back
     data: Path | None = None  # None: the source text of Python's standard library
     size: str = "tiny"
+    moe: bool = False  # the size's variant with experts
+    training: Path | None = None  # a JSON file; None: as model/config.py has it
     train: bool = True
     repl: bool | None = None  # None: when stdin is a terminal
     policy: Policy | None = None  # None: open on loopback, invite elsewhere
@@ -132,7 +137,19 @@ def load_config(flags: Mapping[str, object] | None = None, *, environ: Mapping[s
         flag = _flag(key, value)
         values[key] = _read(key, value, place=flag, base=Path.cwd())
         origins[key] = flag
-    return Config(home=home.path, **values, origins=MappingProxyType(origins))
+    config = Config(home=home.path, **values, origins=MappingProxyType(origins))
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Of what the settings say together, not each by itself."""
+    try:
+        check_precision(config.precision, config.device)
+    except ConfigError as problem:
+        place = config.origin("precision")
+        code = ExitCode.USAGE if place.startswith("--") else ExitCode.SET_UP
+        raise UserError(f"{place} {config.precision}: {problem.message}", problem.hint, exit_code=code) from None
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -317,6 +334,7 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
         "name": _name,
         "device": _device,
+        "precision": _choice(*PRECISIONS),
         "threads": _threads,
         "bootstrap": _endpoints,
         "listen": _endpoint,
@@ -324,6 +342,8 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "upload_mbit": _upload_mbit,
         "data": _path,
         "size": _text,
+        "moe": _switch,
+        "training": _path,
         "train": _switch,
         "repl": _switch,
         "policy": _choice("open", "invite", "allowlist"),

@@ -1,6 +1,6 @@
 """``p2pnode doctor``: what stands in this node's way, one line for each thing that can, and what to do about it.
 
-Home, disk, clock, port, bootstrap, reachability. A running node is asked for what it has found out itself. Where none runs, a node for a
+Home, disk, kernels, clock, port, bootstrap, reachability. A running node is asked for what it has found out itself. Where none runs, a node for a
 moment takes its place: with a key of its own, which is forgotten, at the port of the real one; it meets the bootstrap peers, has itself
 dialed back and compares clocks. Nothing in the home is changed.
 
@@ -84,7 +84,7 @@ def examine(flags: Mapping[str, object]) -> Report:
     except NoRunningNode:
         status = None
     found, home_check = check_home(home)
-    checks = [home_check, check_disk(home.path, found.genesis)]
+    checks = [home_check, check_disk(home.path, found.genesis), check_kernels()]
     if status is not None:
         return Report((*checks, *running(status, config)))
     return Report((*checks, *trio.run(partial(meet, config, found.genesis, own_key=found.key))))
@@ -147,6 +147,16 @@ def _flush_seconds(place: Path) -> float:
             os.fdatasync(file.fileno())
             took.append(time.perf_counter() - began)
     return statistics.median(took)
+
+
+def check_kernels() -> Check:
+    """Whether the model's operators have kernels here. Without them a node trains slower, and that is all."""
+    import cuda_ext
+
+    status = cuda_ext.status()
+    if status.is_refused:
+        return Check("kernels", WRONG, status.what, status.hint)
+    return Check("kernels", ADVICE if status.hint else OK, status.what, status.hint)
 
 
 def check_clock(ahead_seconds: float | None) -> Check:

@@ -9,7 +9,7 @@ operator named with ``--network``), and everything else, corpus and model, is th
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import trio
@@ -90,9 +90,9 @@ def _found(
     home: Home, config: Config, identity: transport.Identity, *, founders: Sequence[str], seed: int | None
 ) -> Genesis:
     text = load_text(config)
-    training = TrainingConfig()
     try:
-        model = ModelConfig.named(config.size)
+        training = training_of(config)
+        model = ModelConfig.named(config.size, moe=config.moe)
         check_together(model, training)
         Corpus(text, training.sequence)
     except (ConfigError, CorpusError) as problem:
@@ -207,15 +207,19 @@ def check_flags(config: Config, genesis: Genesis) -> None:
     """
     if config.network is not None and config.network != genesis.chain_id.hex():
         raise _differs("network", config.network, genesis.chain_id.hex())
-    if config.given("size"):
+    if config.given("size") or config.given("moe"):
         try:
-            wanted = ModelConfig.named(config.size)
+            wanted = ModelConfig.named(config.size, moe=config.moe)
         except ConfigError as problem:
             raise SetUpError(problem.message, problem.hint) from None
         if wanted != genesis.model:
             raise _differs(
-                "size", f"{config.size} ({wanted.parameters} parameters)", f"a model of {genesis.model.parameters}"
+                "size",
+                f"{config.size}{' --moe' * config.moe} ({wanted.parameters} parameters)",
+                f"a model of {genesis.model.parameters}",
             )
+    if config.given("training"):
+        _check_training(config, genesis)
     if config.given("policy") and config.policy != genesis.policy:
         raise _differs("policy", str(config.policy), genesis.policy)
     if config.given("threshold") and config.threshold != genesis.threshold_percent:
@@ -230,6 +234,22 @@ def check_flags(config: Config, genesis: Genesis) -> None:
         digest = content.digest_of(load_text(config))
         if digest != genesis.corpus_digest:
             raise _differs("data", f"text {digest.hex()[:16]}", f"text {genesis.corpus_digest.hex()[:16]}")
+
+
+def training_of(config: Config) -> TrainingConfig:
+    """How a network that this node founds trains. Raises ConfigError."""
+    return TrainingConfig() if config.training is None else TrainingConfig.from_file(config.training)
+
+
+def _check_training(config: Config, genesis: Genesis) -> None:
+    try:
+        wanted = training_of(config)
+    except ConfigError as problem:
+        raise SetUpError(problem.message, problem.hint) from None
+    for field in fields(TrainingConfig):
+        given, held = (getattr(training, field.name) for training in (wanted, genesis.training))
+        if given != held:
+            raise _differs("training", f"{config.training} ({field.name} {given})", f"{field.name} {held}")
 
 
 def check_token(token: Token, genesis: Genesis) -> None:

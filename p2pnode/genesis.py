@@ -4,7 +4,7 @@ What it is: one canonical JSON document (sorted keys, no spaces, no floats) and 
 and knows the hash needs to trust nobody about them. What it is not: configuration; a joiner's flags never change it.
 
 For editors: every field is bounded in ``parse`` before it is used, because joiners fetch these bytes from strangers. A new field is a
-new protocol version.
+new protocol version, unless it stands in the document only where it differs from a default that changes nothing (``model.config``).
 """
 
 import hashlib

@@ -23,7 +23,9 @@ from pathlib import Path
 import trio
 
 import consensus
+import cuda_ext
 import transport
+from model.allocator import tune_host_allocator
 from model.data import Corpus
 from model.errors import ModelError, SnapshotError
 from model.layout import Layout
@@ -80,6 +82,7 @@ class Kit:
 
 def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
     """Run a node in this process until it is stopped. The caller holds the home's lock and has set up logging."""
+    tune_host_allocator()
     node = Node(home, config, kit=kit or Kit())
     # What stands then stays: to look through all of torch for garbage would stop the loop for a tenth of a second. A height makes
     # thousands of objects and next to no cycles, so the usual threshold of 700 looks for them ten times in vain.
@@ -330,9 +333,12 @@ class Node:
                 chain_id=genesis.chain_id,
                 author=self.identity.public_key,
                 device=self.config.device,
+                precision=self.config.precision,
                 threads=self.config.threads or 1,
             )
-        except (ModelError, RuntimeError, MemoryError) as problem:
+        except ModelError as problem:
+            raise SetUpError(f"cannot train: {problem.message}", problem.hint) from None
+        except (RuntimeError, MemoryError) as problem:
             raise SetUpError(
                 f"cannot train: {problem}", "check --device; p2pnode start --no-train follows without training"
             ) from None
@@ -480,6 +486,7 @@ class Node:
     async def _show(self) -> None:
         """The line that another machine joins with, and the REPL where there is a terminal."""
         self.log.info("listening", address=str(self.bound), node=self.identity.node_id, home=str(self.home))
+        self.log.info(f"operators: {cuda_ext.status().what}")
         if self.config.opens_repl:
             await run_repl_in_thread(Client(self.home), on_quit=self.stopping.set)
 

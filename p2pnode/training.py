@@ -15,6 +15,8 @@ class Training:
     until_height: int | None = None
     step: int = 0
     tokens: int = 0
+    tokens_per_second: float | None = None  # of the last height that this node learned
+    utilization: float | None = None  # of its device's peak meanwhile, 0 to 1; None where that is not known
     seconds: float = 0.0
     loss: float | None = None
     loss_height: int = 0

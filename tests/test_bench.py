@@ -4,10 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from p2pnode.bench import link, meeting, mover, scale, transfer
+from p2pnode.bench import kernels, link, meeting, mover, scale, trainer, transfer
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
@@ -200,3 +201,65 @@ def test_a_payload_moves_while_real_nodes_decide():
     (result,) = json.loads(process.stdout)
     assert len(result["seconds"]) == 2 and min(result["seconds"]) > 0
     assert result["idle"]["heights"] > 0 and result["busy"]["heights"] > 0 and result["ratio_p99"] > 0
+
+
+def test_training_steps_are_compared_in_pairs():
+    def step(seconds):
+        return {"seconds": 9.0, "processor_seconds": seconds, "loss": 1.0, "peak_resident_bytes": 10**9}
+
+    about = {name: {"version": "1", "parameters": 15_733_632} for name in ("p2pnode", "fast", "slow")}
+    steps = {
+        "p2pnode": [step(1.0), step(2.0), step(1.0)],
+        "fast": [step(0.9), step(2.2), step(1.05)],
+        "slow": [step(3.0), step(6.0), step(3.0)],
+    }
+    row = trainer.compare(about, steps, clock="processor_seconds")
+    ours, fast, slow = row["contestants"]
+    assert "ratio" not in ours and ours["seconds"] == {"min": 1.0, "median": 1.0}
+    assert (fast["ratio"], slow["ratio"], row["ratio"]) == (1.05, 3.0, 1.05)
+    row |= {"precision": "fp32", "threads": 1, "allocator": "system", "goal": 0.97}
+    shown = trainer.text({"tokens": 2048, "turns": 3, "rows": [row]})
+    assert "2048 tokens/s" in shown and shown.endswith("beside the fastest of the others: 1.050 (goal 0.97)")
+    alone = trainer.compare(about, {"p2pnode": steps["p2pnode"]}, clock="seconds")
+    assert alone["ratio"] is None
+    assert trainer.text({"tokens": 2048, "turns": 3, "rows": [{**row, **alone}]}).endswith("1000 MB")
+
+
+def test_a_library_that_is_not_there_is_one_line():
+    litgpt = trainer.Contestant("litgpt", Path(sys.executable), precision="fp32", threads=1, allocator="system")
+    with litgpt, pytest.raises(UserError, match="litgpt ended: ModuleNotFoundError: No module named 'litgpt'"):
+        litgpt.answer()
+
+
+@pytest.mark.long
+def test_a_training_step_is_measured_beside_whoever_is_installed():
+    command = [sys.executable, "-P", "-m", "p2pnode.bench", "trainer", "--turns", "2", "--threads", "1", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=4 * SECONDS_MAX, check=False)
+    assert process.returncode == 0, process.stderr
+    (result,) = json.loads(process.stdout)
+    assert [(row["precision"], row["allocator"]) for row in result["rows"]] == [
+        *(("fp32", "system"), ("fp32", "tuned")),
+        *(("bf16", "system"), ("bf16", "tuned")),
+    ]
+    for row in result["rows"]:
+        assert row["contestants"][0]["name"] == "p2pnode" and row["contestants"][0]["parameters"] == 15_733_632
+        assert all(0 < found["seconds"]["min"] < SECONDS_MAX for found in row["contestants"])
+
+
+def test_the_operators_are_measured_beside_what_one_would_write_without_them():
+    """In a process of its own, for the bench tunes its allocator; tiny sizes, so that the figures mean nothing."""
+    tiny = "Sizes(swiglu=((8, 64),), experts=((16, 4, 2, 32),), layer=(LayerSize(16, 4, 2, 32, 16),))"
+    code = f"""
+import json, sys
+from p2pnode.bench.kernels import LayerSize, Sizes, measure
+print(json.dumps(measure(sys.stderr.write, sizes={tiny}, parts={kernels.PARTS[:2]!r}, repetitions=2, compiled=False)))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    assert {row["name"].split()[0] for row in result["contests"]} >= {"swiglu"} and len(result["contests"]) >= 6
+    for row in result["contests"]:
+        assert row["ratios"] and all(ratio["median"] > 0 for ratio in row["ratios"].values())
+    assert "to reach: 1.55" in kernels.text(result)

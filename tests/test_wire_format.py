@@ -189,15 +189,19 @@ def test_the_genesis() -> None:
 
 def test_lengths_of_payloads_and_models() -> None:
     """Section 12's sum over the tensors, for every size; the chunks are what both lengths count."""
-    line = next(line for line in TEXT.splitlines() if line.startswith("    embedding 256 x w | "))
+    line = next(line for line in TEXT.splitlines() if line.startswith("    embedding v x w | "))
+    experts = next(line for line in TEXT.splitlines() if line.startswith("    router ")).strip().split(", ")
     parts = [part.strip() for part in line.split("|")]
     for name, config in PRESETS.items():
         sizes = {
             "w": config.width,
             "k": config.width // config.heads * config.key_value_heads,
             "f": config.feed_forward,
+            "v": config.vocabulary,
+            "e": config.experts,
         }
         layers = parts[1].removeprefix("for each layer: ").split(", ")
+        layers = [*layers[:-3], *experts] if config.experts else layers
         tensors = [parts[0], *(layers * config.layers), parts[2]]
         chunks = 0
         for tensor in tensors:

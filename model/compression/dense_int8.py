@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cuda_ext import integers
 from model.config import CODECS
 from model.errors import NonFiniteError, PayloadError
 from model.initial import odd_integers
@@ -25,7 +26,6 @@ from model.limits import CHUNK_VALUES, EXPONENT_MAX, EXPONENT_MIN, QUANTUM_MAX
 _HEADER: Final = struct.Struct(">4sHHQ")
 _MAGIC: Final = b"p2pc"
 _VERSION: Final = 1
-_TILE_CHUNKS: Final = 16  # 64 Ki values: scratch space stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +77,9 @@ def encode(update: NDArray[np.float32], layout: Layout) -> bytes:
     _HEADER.pack_into(payload, 0, _MAGIC, _VERSION, CODECS["dense-int8"], layout.chunks)
     exponents = np.frombuffer(payload, np.int8, layout.chunks, _HEADER.size)
     quanta = np.frombuffer(payload, np.int8, -1, _HEADER.size + layout.chunks).reshape(layout.chunks, CHUNK_VALUES)
-    scratch = np.empty((min(_TILE_CHUNKS, layout.chunks), CHUNK_VALUES), np.float32)
     values = update.reshape(layout.chunks, CHUNK_VALUES)
-    for start in range(0, layout.chunks, _TILE_CHUNKS):
-        tile = values[start : start + _TILE_CHUNKS]
-        scaled = scratch[: len(tile)]
-        largest = np.abs(tile, out=scaled).max(axis=1)
-        if not np.isfinite(largest).all():
-            raise NonFiniteError("the update holds NaN or infinity")
-        exponent = _exponents(largest)
-        np.multiply(tile, np.ldexp(np.float32(1), -exponent)[:, None], out=scaled)
-        np.clip(np.rint(scaled, out=scaled), -QUANTUM_MAX, QUANTUM_MAX, out=scaled)
-        exponents[start : start + _TILE_CHUNKS] = exponent
-        quanta[start : start + _TILE_CHUNKS] = scaled
+    if not integers.quantize(values, exponents, quanta, lowest=EXPONENT_MIN, highest=EXPONENT_MAX):
+        raise NonFiniteError("the update holds NaN or infinity")
     return bytes(payload)
 
 
@@ -105,12 +95,3 @@ def probe(layout: Layout, seed: int) -> bytes:
     for padding in layout.padding:
         values[padding] = 0
     return encode(values, layout)
-
-
-def _exponents(largest: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The e that brings each chunk's largest magnitude into [64, 127] after rounding, clipped to the allowed range."""
-    fraction, exponent = np.frexp(largest)  # largest = fraction * 2^exponent, fraction in [0.5, 1)
-    exponent = exponent.astype(np.int32) - 7
-    exponent[np.rint(fraction * 128) > QUANTUM_MAX] += 1
-    exponent[largest == 0] = EXPONENT_MIN
-    return np.clip(exponent, EXPONENT_MIN, EXPONENT_MAX)

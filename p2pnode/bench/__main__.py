@@ -8,6 +8,8 @@
     lag                                                     how late the event loop runs beside training
     network [--nodes N...]                                  how a network grows: 25 to 200 whole nodes in virtual time
     meeting [--libp2p PYTHON]                               handshakes and discovery on the sockets of this machine
+    kernels [--part PART...] [--no-compile]                 the model's operators beside what one would write without them
+    trainer [--litgpt PYTHON]                               a training step beside transformers, litgpt and x-transformers
 
 stdout is data (``--json``: one object), stderr is talk. Exit status 1 if nodes disagreed, never for a slow figure: machines differ.
 """
@@ -25,7 +27,7 @@ import trio
 
 from model.config import ModelConfig
 from model.layout import Layout
-from p2pnode.bench import agreement, figures, link, meeting, scale, sync, transfer
+from p2pnode.bench import agreement, figures, link, meeting, scale, sync, trainer, transfer
 from p2pnode.bench.network import Plan, Turn, open_network
 from p2pnode.bench.rival import open_rival
 from p2pnode.bench.show import lag_text, round_text
@@ -37,6 +39,7 @@ SMALLEST = ModelConfig(width=8, layers=1, heads=1, key_value_heads=1, feed_forwa
 ROUNDS = 12
 ROUNDS_PER_TURN = 4
 EMPTY_HEIGHTS = 200
+KERNEL_PARTS = ("swiglu", "experts", "layer")
 LAG_SECONDS = 65.0  # a node remembers the last minute of its loop: nothing of its start is left then
 
 Json = dict[str, Any]
@@ -53,6 +56,8 @@ def main() -> int:
             "network": _network,
             "meeting": _meeting,
             "transfer": _transfer,
+            "kernels": _kernels,
+            "trainer": _trainer,
         }[given.command]
         results = trio.run(task, given)
         if given.command == "consensus":
@@ -95,12 +100,21 @@ def _parse() -> argparse.Namespace:
     moving.add_argument("--size", type=int, default=transfer.MEBIBYTES, metavar="MIB", help="size of the payload")
     moving.add_argument("--receivers", type=int, default=1, choices=range(1, transfer.NODES), help="at the same time")
     moving.add_argument("--upload-mbit", type=float, metavar="MBIT", help="each node's uplink budget (none)")
+    operators = commands.add_parser("kernels", help="the model's operators beside what one would write without them")
+    operators.add_argument("--part", nargs="+", choices=KERNEL_PARTS, default=list(KERNEL_PARTS), help="all of them")
+    operators.add_argument("--repetitions", type=int, metavar="N", default=15, help="of each way, in turns")
+    operators.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     for command in (joining, moving):
         command.add_argument(
             "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
         )
         command.add_argument(link.SHAPED, dest="shaped", action="store_true", help=argparse.SUPPRESS)
-    for command in (one, votes, lag, joining, moving, growing, strangers):
+    steps = commands.add_parser("trainer", help="a training step beside transformers, litgpt and x-transformers")
+    steps.add_argument("--litgpt", type=Path, metavar="PYTHON", help="interpreter of an environment with litgpt")
+    steps.add_argument("--turns", type=int, default=trainer.TURNS, metavar="N", help="whose ratios count")
+    steps.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
+    steps.add_argument("--precision", nargs="+", default=list(trainer.GOALS), choices=list(trainer.GOALS))
+    for command in (one, votes, lag, joining, moving, growing, strangers, operators, steps):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
 
@@ -223,6 +237,26 @@ async def _transfer(given: argparse.Namespace) -> list[Json]:
         mebibytes=given.size, receivers=given.receivers, upload_mbit=given.upload_mbit, size=SMALLEST, say=_say
     )
     return [_shown(given, {**result, "mbit": given.mbit}, transfer.text)]
+
+
+# --- kernels -------------------------------------------------------------------------------------------------------------------
+
+
+async def _kernels(given: argparse.Namespace) -> list[Json]:
+    from p2pnode.bench import kernels  # torch, which the other benches leave to their nodes
+
+    result = kernels.measure(_say, parts=given.part, repetitions=given.repetitions, compiled=not given.no_compile)
+    return [_shown(given, result, kernels.text)]
+
+
+# --- trainer -------------------------------------------------------------------------------------------------------------------
+
+
+async def _trainer(given: argparse.Namespace) -> list[Json]:
+    result = trainer.measure(
+        _say, litgpt=given.litgpt, turns=given.turns, threads=given.threads, precisions=given.precision
+    )
+    return [_shown(given, result, trainer.text)]
 
 
 # --- what one sees -------------------------------------------------------------------------------------------------------------

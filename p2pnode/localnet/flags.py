@@ -14,6 +14,7 @@ def localnet(
         Path | None, typer.Option(metavar="PATH", help="The text to found a network on.", show_default=False)
     ] = None,
     size: Annotated[str, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.")] = "tiny",
+    moe: Annotated[bool, typer.Option("--moe", help="With experts: eight of half the width.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Of whatever is drawn at random.")] = 0,
     home: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the nodes' homes in DIR.", show_default=False)
@@ -56,6 +57,7 @@ def localnet(
         rounds=rounds,
         data=data,
         size=size,
+        moe=moe,
         seed=seed,
         home=home,
         json=as_json,

@@ -81,5 +81,6 @@ def _founding_command(node: Node, options: LocalnetOptions, founders: list[str])
     founder_flags = [word for founder in founders for word in ("--founder", founder)]
     return (
         *(*PYTHON, "p2pnode", "init", "--home", str(node.home), "--size", options.size),
+        *(("--moe",) if options.moe else ()),
         *("--policy", "open", "--seed", str(options.seed), *data, *founder_flags),
     )

@@ -34,6 +34,7 @@ class LocalnetOptions:
     rounds: int = 20
     data: Path | None = None
     size: str = "tiny"
+    moe: bool = False
     seed: int = 0
     home: Path | None = None
     json: bool = False

@@ -1,22 +1,26 @@
-"""SwiGLU by its formula."""
+"""The feed-forward layers by their formulas."""
 
+import pytest
 import torch
 
-from model.config import ModelConfig
 from model.feed_forward import FeedForward
-from model.flat import FlatParameters
-from model.layout import Layout
+from tests.model.decoders import build, variant
+
+ACTIVATIONS = {
+    "swiglu": lambda gate, up: gate * torch.sigmoid(gate) * up,
+    "gelu": lambda gate, up: up * 0.5 * (1 + torch.erf(up / 2**0.5)),
+    "relu": lambda gate, up: up.clamp_min(0),
+}
 
 
-def test_it_is_the_formula():
-    flat = FlatParameters(
-        Layout.of(ModelConfig(width=32, layers=1, heads=2, key_value_heads=1, feed_forward=64, context=32)),
-        torch.device("cpu"),
-    )
-    torch.nn.init.normal_(flat.values, generator=torch.Generator().manual_seed(1))
-    (name,) = {key.removesuffix(".gate_proj.weight") for key in flat.weights if key.endswith(".gate_proj.weight")}
-    gate, up, down = (flat.weights[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
-    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(2))
-    gated = x @ gate.T
-    expected = (gated * torch.sigmoid(gated) * (x @ up.T)) @ down.T
-    assert torch.allclose(FeedForward(flat.weights, name)(x), expected, rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_it_is_the_formula(activation: str) -> None:
+    config = variant("llama", activation=activation)
+    _, flat = build(config)
+    name = "model.layers.0.mlp"
+    up, down = (flat.weights[f"{name}.{part}_proj.weight"] for part in ("up", "down"))
+    gate = flat.weights.get(f"{name}.gate_proj.weight")
+    assert (gate is not None) == (activation == "swiglu"), "only a gated layer has a gate"
+    x = torch.randn(2, 3, config.width, generator=torch.Generator().manual_seed(2))
+    expected = ACTIVATIONS[activation](None if gate is None else x @ gate.T, x @ up.T) @ down.T
+    assert torch.allclose(FeedForward(config, flat.weights, name)(x), expected, rtol=1e-4, atol=1e-6)

@@ -51,12 +51,29 @@ def test_a_step_is_exact_in_float32_and_a_leaf_holds_whole_chunks() -> None:
         ("context", limits.CONTEXT_MAX, {}),
         ("rope_base", limits.ROPE_BASE_MAX, {}),
         ("initial_gain", limits.INITIAL_GAIN_MAX, {}),
+        ("vocabulary", limits.VOCABULARY_MAX, {}),
+        ("experts", limits.EXPERTS_MAX, {}),
     ],
 )
 def test_a_model_is_no_larger(field: str, most: int, others: dict[str, int]) -> None:
     assert getattr(replace(MODEL, **others, **{field: most}), field) == most
     with pytest.raises(ConfigError, match=f"^{field} is {most + 1}, allowed are"):
         replace(MODEL, **others, **{field: most + 1})
+
+
+def test_a_model_has_no_more_parameters() -> None:
+    """A layer of the widest has 2^32, and a little for its norms."""
+    widest: dict[str, int] = {"width": limits.WIDTH_MAX, "heads": 128, "key_value_heads": 128, "feed_forward": 65536}
+    assert replace(MODEL, layers=15, **widest).parameters < limits.PARAMETERS_MAX
+    with pytest.raises(ConfigError, match="parameters, at most"):
+        replace(MODEL, layers=17, **widest)
+
+
+def test_a_schedule_is_no_longer() -> None:
+    most = limits.SCHEDULE_STEPS_MAX
+    assert replace(TrainingConfig(), schedule="cosine", schedule_steps=most).schedule_steps == most
+    with pytest.raises(ConfigError, match=f"^schedule_steps is {most + 1}, allowed are"):
+        replace(TrainingConfig(), schedule="cosine", schedule_steps=most + 1)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ KNOWN = "d957e384caefc81ae1db38746706fa0fb39c668d4917f540741ab81038344b6c"
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
-def test_the_same_bytes(capability: str, threads: int) -> None:
-    if threads != 1 and capability == "avx2":
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+def test_the_same_bytes(capability: str, threads: int, kernels: str) -> None:
+    if threads != 1 and (capability == "avx2" or kernels == "off"):
         pytest.skip("the corners are enough")
     # numpy: without its vectorised paths under "default"
     disabled = {"default": "AVX2 FMA3 AVX512F AVX512_SKX", "avx2": "AVX512F AVX512_SKX", "avx512": ""}[capability]
@@ -36,6 +37,7 @@ def test_the_same_bytes(capability: str, threads: int) -> None:
         "ATEN_CPU_CAPABILITY": capability,
         "NPY_DISABLE_CPU_FEATURES": disabled,
         "OMP_NUM_THREADS": str(threads),
+        "P2PNODE_EXT": kernels,  # cuda_ext/integers.py: with kernels where they are built, and without
     }
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, str(threads)],

@@ -1,88 +1,37 @@
-"""The decoder against a naive one: loops and definitions, in float64, written from the papers."""
+"""The decoder, in every variant, against a naive one; its losses against their definitions; what checkpointing changes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from cuda_ext import swiglu
-from model.attention import Rotary
-from model.config import PRESETS, ModelConfig
+from model.cache import Cache
+from model.config import CHECKPOINTINGS, PRESETS, ModelConfig
 from model.flat import FlatParameters
 from model.initial import initial_parameters
 from model.layout import Layout
-from model.transformer import Transformer
+from model.transformer import Totals, Transformer
+from tests.model.decoders import VARIANTS, build, naive_logits, variant, windows
 
-SMALL = ModelConfig(width=24, layers=2, heads=6, key_value_heads=2, feed_forward=40, context=16)
-
-
-def build(config: ModelConfig, seed: int = 1) -> tuple[Transformer, FlatParameters]:
-    flat = FlatParameters(Layout.of(config), torch.device("cpu"))
-    with torch.no_grad():
-        flat.values.copy_(torch.tensor(initial_parameters(config, seed)))
-        for name, weight in flat.weights.items():  # gains of one would hide a forgotten gain
-            if weight.dim() == 1:
-                weight.mul_(1 + 0.1 * torch.sin(torch.arange(len(weight)) + len(name)))
-    return Transformer(config, flat.weights), flat
+TOKENS = [104, 101, 108, 108, 111, 0, 255, 10, 32]
 
 
-def naive_logits(config: ModelConfig, weights: dict[str, Tensor], tokens: list[int]) -> Tensor:
-    """Logits (time, 256) for one sequence, position by position and head by head."""
-
-    def norm(x: Tensor, gain: Tensor) -> Tensor:
-        return x / torch.sqrt((x * x).mean() + float(config.norm_epsilon)) * gain
-
-    def rotated(x: Tensor, position: int) -> Tensor:
-        half = config.head_size // 2
-        turned = torch.empty_like(x)
-        for i in range(half):
-            angle = position * config.rope_base ** (-2 * i / config.head_size)
-            pair = complex(x[i], x[i + half]) * complex(math.cos(angle), math.sin(angle))
-            turned[i], turned[i + half] = pair.real, pair.imag
-        return turned
-
-    stream = [weights["model.embed_tokens.weight"][token] for token in tokens]
-    for index in range(config.layers):
-        layer = {name.split(f"layers.{index}.")[1]: w for name, w in weights.items() if f"layers.{index}." in name}
-        normed = [norm(x, layer["input_layernorm.weight"]) for x in stream]
-        for position in reversed(range(len(tokens))):
-            heads = []
-            for head in range(config.heads):
-                group = head // (config.heads // config.key_value_heads)
-                rows = slice(head * config.head_size, (head + 1) * config.head_size)
-                shared = slice(group * config.head_size, (group + 1) * config.head_size)
-                query = rotated(layer["self_attn.q_proj.weight"][rows] @ normed[position], position)
-                keys = [rotated(layer["self_attn.k_proj.weight"][shared] @ normed[t], t) for t in range(position + 1)]
-                values = [layer["self_attn.v_proj.weight"][shared] @ normed[t] for t in range(position + 1)]
-                scores = torch.stack([query @ key for key in keys]) / math.sqrt(config.head_size)
-                share = torch.exp(scores - scores.max())
-                heads.append(sum(s * v for s, v in zip(share / share.sum(), values, strict=True)))
-            stream[position] = stream[position] + layer["self_attn.o_proj.weight"] @ torch.cat(heads)
-        for position, x in enumerate(stream):
-            y = norm(x, layer["post_attention_layernorm.weight"])
-            gate, up = layer["mlp.gate_proj.weight"] @ y, layer["mlp.up_proj.weight"] @ y
-            stream[position] = x + layer["mlp.down_proj.weight"] @ (gate / (1 + torch.exp(-gate)) * up)
-    final = [norm(x, weights["model.norm.weight"]) for x in stream]
-    return torch.stack([weights["model.embed_tokens.weight"] @ x for x in final])
-
-
-@pytest.mark.parametrize("key_value_heads", [1, 2, 6])
-def test_the_decoder_is_the_naive_one(key_value_heads: int) -> None:
-    config = ModelConfig(
-        width=24, layers=2, heads=6, key_value_heads=key_value_heads, feed_forward=40, context=16, rope_base=50
-    )
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_decoder_is_the_naive_one(name: str) -> None:
+    config = variant(name)
     model, flat = build(config)
-    tokens = [104, 101, 108, 108, 111, 0, 255, 10, 32]
     weights = {name: weight.detach().double() for name, weight in flat.weights.items()}
-    expected = naive_logits(config, weights, tokens)
+    expected = naive_logits(config, weights, TOKENS)
     with torch.no_grad():
-        logits = model(torch.tensor([tokens, tokens[::-1]]))[0]
+        logits = model(torch.tensor([TOKENS, TOKENS[::-1]]))[0]
     assert torch.allclose(logits.double(), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_no_position_sees_the_future() -> None:
-    model, _ = build(SMALL)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_position_sees_the_future(name: str) -> None:
+    model, _ = build(variant(name))
     tokens = torch.arange(16).unsqueeze(0)
     changed = tokens.clone()
     changed[0, 9] = 200
@@ -91,26 +40,198 @@ def test_no_position_sees_the_future() -> None:
     assert torch.equal(before[:9], after[:9]) and not torch.allclose(before[9:], after[9:])
 
 
-def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    rotary = Rotary(SMALL).double()
-    rotary.cosine, rotary.sine = rotary.cosine.double(), rotary.sine.double()
-    generator = torch.Generator().manual_seed(1)
-    query, key = (torch.randn(SMALL.head_size, dtype=torch.float64, generator=generator) for _ in range(2))
-    queries, keys = (rotary(x.expand(1, 1, 16, -1))[0, 0] for x in (query, key))
-    scores = queries @ keys.T
-    for distance in range(8):
-        assert torch.allclose(scores.diagonal(-distance), scores[distance, 0], atol=1e-5)
-    assert torch.allclose(queries.norm(dim=-1), query.norm(), atol=1e-5), "a rotation keeps lengths"
+@pytest.mark.parametrize("name", VARIANTS)
+def test_modules_view_the_flat_buffers(name: str) -> None:
+    config = variant(name, dropout="0.1")
+    model, flat = build(config)
+    part = windows(config, 4, 16)
+    torch.manual_seed(1)
+    model.losses(part).total.backward()
+    for place in flat.layout.tensors:
+        weight = flat.weights[place.name]
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, place.name
+        assert weight.data_ptr() == flat.values.data_ptr() + 4 * place.offset
+        assert weight.grad.data_ptr() == flat.gradient.data_ptr() + 4 * place.offset
+        assert tuple(weight.shape) == place.shape
+    assert not any(flat.gradient[padding].any() for padding in flat.layout.padding)
+    gradient = flat.gradient.clone()
+    torch.manual_seed(1)
+    model.losses(part).total.backward()
+    assert torch.allclose(flat.gradient, 2 * gradient, rtol=1e-4), "backward adds in place"
+    assert set(map(id, model.parameters())) == set(map(id, flat.weights.values()))
 
 
-def test_swiglu_gradients_are_the_true_ones() -> None:
-    generator = torch.Generator().manual_seed(2)
-    gate, up = (
-        torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True).mul(3).detach().requires_grad_()
-        for _ in range(2)
-    )
-    assert torch.autograd.gradcheck(swiglu, (gate, up))
-    assert torch.equal(swiglu(gate, up), torch.nn.functional.silu(gate) * up)
+def test_every_parameter_of_the_modules_is_in_the_buffer() -> None:
+    config = PRESETS["tiny"]
+    model, _ = build(config)
+    assert sum(weight.numel() for weight in model.parameters()) == config.parameters
+
+
+@pytest.mark.parametrize("size", ["tiny", "tiny-moe"])
+def test_a_new_model_knows_nothing(size: str) -> None:
+    config = PRESETS[size]
+    flat = FlatParameters(Layout.of(config), torch.device("cpu"))
+    with torch.no_grad():
+        flat.values.copy_(torch.tensor(initial_parameters(config, 0)))
+        loss = Transformer(config, flat.weights).loss(windows(config, 8, 128)).item()
+    assert loss == pytest.approx(math.log(256), rel=0.2)
+
+
+def test_dropout_is_for_training() -> None:
+    config = variant("llama", dropout="0.5")
+    model, flat = build(config)
+    tokens = windows(config, 2, 15)
+    plain = Transformer(variant("llama"), flat.weights)
+    with torch.no_grad():
+        dropped, again = model(tokens), model(tokens)
+        assert torch.equal(model.eval()(tokens), plain(tokens))
+    assert not torch.equal(dropped, again)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_half_precision_inside_changes_little(name: str) -> None:
+    config = variant(name)
+    model, flat = build(config)
+    part = windows(config, 4, 16)
+    model.losses(part).total.backward()
+    exact = flat.gradient.clone()
+    flat.gradient.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.losses(part)
+        assert half.total.dtype == torch.float32
+    half.total.backward()
+    assert (flat.gradient - exact).norm() < 0.15 * exact.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_gpu_computes_the_same(name: str) -> None:
+    config = variant(name)
+    part = windows(config, 4, 16)
+    gradients, logits = [], []
+    for device in ("cpu", "cuda"):
+        model, flat = build(config, device=device)
+        model.losses(part.to(device)).total.backward()
+        gradients.append(flat.gradient.cpu())
+        with torch.no_grad():
+            logits.append(model(part[:, :16].to(device), Cache(config)).cpu())
+    assert torch.allclose(*logits, atol=1e-4, rtol=1e-4)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
+# --- checkpointing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", CHECKPOINTINGS[1:])
+@pytest.mark.parametrize("name", ["llama", "experts", "window-sinks"])
+def test_checkpointing_changes_no_bit(name: str, part: str) -> None:
+    """The losses of the routers among them: a layer that is computed twice counts once."""
+    config = variant(name, dropout="0.2")
+    gradients, losses = [], []
+    for each in (config, replace(config, checkpointing=part)):
+        model, flat = build(each)
+        torch.manual_seed(7)
+        result = model.losses(windows(config, 3, 16))
+        result.total.backward()
+        gradients.append(flat.gradient.clone())
+        losses.append([loss.item() for loss in result])
+    assert losses[0] == losses[1] and torch.equal(gradients[0], gradients[1])
+    assert Layout.of(config) == Layout.of(replace(config, checkpointing=part)), "the same model to everybody else"
+
+
+def test_checkpointing_keeps_less() -> None:
+    def kept(part: str) -> int:
+        model, _ = build(variant("llama", checkpointing=part))
+        sizes: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = model.losses(windows(model.config, 8, 16)).total
+        assert loss.requires_grad
+        return sum(sizes.values())
+
+    none, attention, feed_forward, layer = (kept(part) for part in CHECKPOINTINGS)
+    assert layer < min(attention, feed_forward) and max(attention, feed_forward) < none
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "experts"])
+def test_the_loss_is_the_mean_over_what_is_predicted(name: str) -> None:
+    config = variant(name)
+    model, _ = build(config)
+    part = windows(config, 3, 12)
+    part[1, 7:] = -1
+    with torch.no_grad():
+        logs = torch.log_softmax(model(part[:, :-1].clamp_min(0)).double(), dim=-1)
+        nats = [-logs[b, t, part[b, t + 1]] for b in range(3) for t in range(12) if part[b, t + 1] >= 0]
+        assert len(nats) == 12 + 6 + 12
+        expected = torch.stack(nats).mean().item()
+        assert model.loss(part).item() == pytest.approx(expected, rel=1e-6)
+        assert model.losses(part).prediction.item() == pytest.approx(expected, rel=1e-6)
+
+
+def step(config: ModelConfig, parts: list[torch.Tensor]) -> tuple[list[float], torch.Tensor]:
+    """The losses and the gradient of one optimizer step."""
+    model, flat = build(config)
+    totals = model.totals(parts)
+    sums = [0.0] * 4
+    for part in parts:
+        losses = model.losses(part, totals)
+        losses.total.backward()
+        sums = [total + loss.item() for total, loss in zip(sums, losses, strict=True)]
+    return sums, flat.gradient
+
+
+@pytest.mark.parametrize("name", ["llama", "experts", "experts-odd"])
+@pytest.mark.parametrize("sizes", [[1] * 6, [2, 4], [5, 1]])
+def test_a_step_does_not_depend_on_its_micro_batches(name: str, sizes: list[int]) -> None:
+    config = variant(name)
+    config = replace(config, balance_loss="1", router_z_loss="1") if config.experts else config
+    whole = windows(config, 6, 12)
+    whole[2, 3:] = -1  # a micro-batch of one window has fewer tokens than another
+    losses, gradient = step(config, [whole])
+    in_parts, gradient_in_parts = step(config, list(torch.split(whole, sizes)))
+    assert in_parts == pytest.approx(losses, rel=1e-5)
+    assert torch.allclose(gradient, gradient_in_parts, atol=1e-6 * gradient.abs().max().item() + 1e-7)
+
+
+@pytest.mark.parametrize("name", ["llama", "experts", "window"])
+def test_a_step_does_not_depend_on_padding(name: str) -> None:
+    config = variant(name)
+    config = replace(config, balance_loss="1", router_z_loss="1") if config.experts else config
+    texts = windows(config, 2, 9)
+    padded = torch.full((3, 15), -1)
+    padded[:2, :10] = texts
+    losses, gradient = step(config, [texts])
+    with_padding, gradient_with_padding = step(config, [padded])
+    assert with_padding == pytest.approx(losses, rel=1e-5)
+    assert torch.allclose(gradient, gradient_with_padding, atol=1e-6 * gradient.abs().max().item() + 1e-7)
+    # A micro-batch may be nothing but padding.
+    with_nothing, gradient_with_nothing = step(config, [texts, torch.full((1, 10), -1)])
+    assert with_nothing == pytest.approx(losses, rel=1e-5)
+    assert torch.allclose(gradient, gradient_with_nothing, atol=1e-6 * gradient.abs().max().item() + 1e-7)
+
+
+def test_a_step_of_one_micro_batch_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build(variant("experts"))
+    read = []
+    inner = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda *args: read.append(args) or inner(*args))
+    part = windows(model.config, 4, 12)
+    totals = model.totals([part])
+    assert isinstance(totals, Totals) and totals.tokens == 48 and totals.choices is None and not read
+    first, again = model.losses(part), model.losses(part, totals)
+    assert [loss.item() for loss in first] == [loss.item() for loss in again]
+    counted = model.totals([part[:2], part[2:]]).choices
+    assert counted is not None and [int(layer.sum()) for layer in counted] == [96, 96] and len(read) == 4
+
+
+# --- swiglu ------------------------------------------------------------------------------------------------------------------
 
 
 def test_swiglu_keeps_its_inputs_and_leaves_them_alone() -> None:
@@ -120,36 +241,3 @@ def test_swiglu_keeps_its_inputs_and_leaves_them_alone() -> None:
     result.backward(torch.ones_like(result).expand_as(result))
     assert torch.equal(gate.detach(), before[0]) and torch.equal(up.detach(), before[1])
     swiglu(gate, up).sum().backward()  # an expanded gradient, of stride zero
-
-
-def test_modules_view_the_flat_buffers() -> None:
-    model, flat = build(SMALL)
-    tokens = torch.arange(34).view(2, 17)
-    model.loss(tokens).backward()
-    layout = flat.layout
-    for place in layout.tensors:
-        weight = flat.weights[place.name]
-        assert weight.grad is not None and weight.grad.abs().sum() > 0, place.name
-        assert weight.data_ptr() == flat.values.data_ptr() + 4 * place.offset
-        assert weight.grad.data_ptr() == flat.gradient.data_ptr() + 4 * place.offset
-        assert tuple(weight.shape) == place.shape
-    assert not any(flat.gradient[padding].any() for padding in layout.padding)
-    gradient = flat.gradient.clone()
-    model.loss(tokens).backward()
-    assert torch.allclose(flat.gradient, 2 * gradient), "backward adds in place"
-
-
-def test_every_parameter_of_the_modules_is_in_the_buffer() -> None:
-    config = PRESETS["tiny"]
-    model, flat = build(config)
-    assert sum(weight.numel() for weight in model.parameters()) == config.parameters
-    assert set(map(id, model.parameters())) == set(map(id, flat.weights.values()))
-
-
-def test_a_new_model_knows_nothing() -> None:
-    config = PRESETS["tiny"]
-    flat = FlatParameters(Layout.of(config), torch.device("cpu"))
-    with torch.no_grad():
-        flat.values.copy_(torch.tensor(initial_parameters(config, 0)))
-        loss = Transformer(config, flat.weights).loss(torch.randint(0, 256, (8, 129))).item()
-    assert loss == pytest.approx(math.log(256), rel=0.2)

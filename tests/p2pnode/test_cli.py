@@ -101,6 +101,7 @@ def test_stop_waits_until_the_node_is_gone(node: RunningNode, cli: Cli) -> None:
         ("start --listen 1:2:3", "--listen '1:2:3': an IPv6 address needs brackets", "it takes HOST:PORT"),
         ("start --bootstrap nowhere", "--bootstrap ['nowhere']: not HOST:PORT", "it takes HOST:PORT"),
         ("start --threads 0", "--threads 0: not valid", "it takes a whole number from 1"),
+        ("start --precision fp16", "--precision fp16: fp16 on a CPU", "take bf16"),
         ("start --policy closed", "--policy 'closed': not valid", "it takes open or invite"),
         ("init --genesis g.json --size tiny", "--genesis with --founder", "give --genesis alone"),
     ],

@@ -51,6 +51,9 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         upload_mbit = 20
         data = "text/all.txt"
         size = "base"
+        moe = true
+        precision = "bf16"
+        training = "training.json"
         train = false
         repl = false
         policy = "allowlist"
@@ -66,9 +69,22 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     assert config.bootstrap == (Endpoint("192.0.2.1", 7337), Endpoint("2001:db8::1", 7337))
     assert config.data == home.path / "text/all.txt", "a path in the file is relative to the home"
     assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
-    assert config.upload_mbit == 20.0
+    assert config.upload_mbit == 20.0 and config.moe is True
+    assert (config.precision, config.training) == ("bf16", home.path / "training.json")
     assert (config.allow, config.threshold, config.invite) == (("cd" * 32,), 80, TOKEN)
     assert all(config.given(key) for key in config.shown())
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused_wherever_it_was_said(home: Home) -> None:
+    assert load_config({"home": home.path, "precision": "fp16", "device": "cuda"}, environ={}).precision == "fp16"
+    for flags, environ, place, code in [
+        ({"precision": "fp16"}, {}, "--precision", ExitCode.USAGE),
+        ({}, {"P2PNODE_PRECISION": "fp16"}, "P2PNODE_PRECISION", ExitCode.SET_UP),
+    ]:
+        with pytest.raises(UserError) as caught:
+            load_config({"home": home.path, **flags}, environ=environ)
+        assert caught.value.message == f"{place} fp16: fp16 on a CPU takes 19 times as long as bf16"
+        assert "bf16" in caught.value.hint and caught.value.exit_code == code
 
 
 def test_flags_of_a_list_and_a_switch(home: Home) -> None:
@@ -115,6 +131,7 @@ def test_the_prompt_opens_where_chosen_or_at_a_terminal(home: Home, monkeypatch:
         ("allow = 7", 1, "allow 7: not valid", "it takes public keys"),
         ("network = 'abc'", 1, "network 'abc': not valid", "it takes 64 hexadecimal digits"),
         ("device = 'tpu'", 1, "device 'tpu': not valid", "it takes cpu, cuda or cuda:N"),
+        ("precision = 'fp8'", 1, "precision 'fp8': not valid", "it takes fp32 or bf16 or fp16"),
         ('name = "a\\u001b[31m"', 1, "name 'a\\x1b[31m': not valid", "it takes at most 64 printable characters"),
         ("# x\nthread = 1", 2, "thread: unknown setting", "did you mean threads?"),
         ("[network]\nid = 1", 1, "network {'id': 1}: not valid", "it takes text"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cuda_ext import Status
 from p2pnode import doctor
 from p2pnode.config import Config, Endpoint
 from p2pnode.doctor import ADVICE, OK, UNKNOWN, WRONG, Check, Report, check_clock, check_disk, check_home, meet
@@ -19,7 +20,7 @@ from transport import Address
 
 from .conftest import Cli, RunningNode
 
-CHECKS = ["home", "disk", "clock", "port", "bootstrap", "reachable"]
+CHECKS = ["home", "disk", "kernels", "clock", "port", "bootstrap", "reachable"]
 
 
 def states(checks) -> dict[str, str]:
@@ -49,9 +50,11 @@ def test_a_running_node_is_asked(node: RunningNode, cli: Cli) -> None:
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["verdict"]) == (0, "ok")
     assert [check["check"] for check in answer["checks"]] == CHECKS
-    assert {check["state"] for check in answer["checks"]} == {OK}
+    assert {check["state"] for check in answer["checks"] if check["check"] != "kernels"} == {
+        OK
+    }  # not all machines compile
     assert answer["checks"][-1]["what"] == "yes (dialed back by 2 peers)"
-    assert answer["checks"][4]["what"] == "connected to 3 peers"
+    assert answer["checks"][5]["what"] == "connected to 3 peers"
 
 
 def test_what_a_running_node_lacks_is_named_with_what_to_do(node: RunningNode, cli: Cli) -> None:
@@ -114,6 +117,18 @@ def test_a_disk_needs_room_and_must_not_be_slow(tmp_path: Path, monkeypatch: pyt
     assert check_disk(tmp_path, None).state == WRONG
     monkeypatch.setattr(os, "fdatasync", lambda _: (tmp_path / "gone").stat())
     assert check_disk(tmp_path, None).what.endswith("no such file or directory")
+
+
+def test_kernels_are_good_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each way in which they can be there or not."""
+    for status, state in (
+        (Status("avx512bf16 on the CPU", cpu="avx512bf16"), OK),
+        (Status("plain torch (P2PNODE_EXT=off)"), OK),
+        (Status("plain torch, no cpu kernels built of these sources", hint="python -m cuda_ext.build"), ADVICE),
+        (Status("P2PNODE_EXT is 'on'", hint="it is one of auto, off, require", is_refused=True), WRONG),
+    ):
+        monkeypatch.setattr("cuda_ext.status", lambda status=status: status)
+        assert doctor.check_kernels() == Check("kernels", state, status.what, status.hint)
 
 
 def test_a_clock_is_compared_with_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 import transport
+from model.config import ModelConfig
 from p2pnode import founding
 from p2pnode.config import Config, Endpoint
 from p2pnode.errors import SetUpError
@@ -98,6 +99,25 @@ def test_beyond_loopback_a_network_is_by_invitation_unless_asked(tmp_path, found
     assert initialise(Home(tmp_path / "b"), replace(wide, policy="open")).policy == "open"
 
 
+def test_a_network_trains_as_its_founder_says(home, tmp_path, founder):
+    recipe = tmp_path / "training.json"
+    recipe.write_text('{"optimizer": "lion", "inner_rate": "0.0003"}')
+    founded = initialise(home, replace(founder, training=recipe))
+    assert (founded.training.optimizer, founded.training.inner_rate, founded.training.batch) == ("lion", "0.0003", 8)
+    assert parse(founded.to_bytes()) == founded
+    joins = settings(home, ("training",), training=recipe)
+    check_flags(joins, founded)
+    recipe.write_text('{"optimizer": "lion"}')
+    with pytest.raises(SetUpError, match=r"training.json \(inner_rate 0.001\): the network has inner_rate 0.0003"):
+        check_flags(joins, founded)
+
+
+def test_a_size_has_a_variant_with_experts(tmp_path, founder):
+    founded = initialise(Home(tmp_path / "a"), replace(founder, size="tiny", moe=True))
+    assert founded.model == ModelConfig.named("tiny-moe") and founded.model.experts == 8
+    assert parse(founded.to_bytes()) == founded
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "@", "00@x:1", "zz" * 32 + "@192.0.2.1:1", "00" * 32, "00" * 32 + "@nowhere", "00" * 32 + "@192.0.2.1:99999"],
@@ -111,6 +131,8 @@ def test_what_is_no_founder_is_refused(text):
     ("changes", "message"),
     [
         ({"size": "enormous"}, "no size named"),
+        ({"size": "enormous", "moe": True}, "no variant of enormous with experts"),
+        ({"training": Path("nowhere.json")}, "no training named 'nowhere.json'"),
         ({"data": Path("nowhere.txt")}, "nowhere.txt"),
         ({"data": Path(__file__).parent}, "tests"),
     ],
@@ -179,10 +201,11 @@ def test_flags_that_differ_from_the_network_are_refused_with_both_values(home, t
     for flag, value, held in [
         ("network", "00" * 32, genesis.chain_id.hex()),
         ("size", "tiny", "a model of"),
+        ("moe", True, "a model of"),
         ("policy", "invite", "open"),
         ("data", Path(__file__), "text"),
     ]:
-        with pytest.raises(SetUpError, match=f"--{flag}") as caught:
+        with pytest.raises(SetUpError, match="--size tiny --moe" if flag == "moe" else f"--{flag}") as caught:
             check_flags(settings(home, (flag,), **{flag: value}), genesis)
         assert held in caught.value.message and "leave" in caught.value.hint
 

@@ -26,6 +26,13 @@ def test_status_is_a_verdict_and_what_one_asks_next() -> None:
     ]
 
 
+def test_how_fast_it_trains_is_said_once_it_has() -> None:
+    fast = {"tokens_per_second": 401234.5, "model_flops_utilization": 0.413, "device": "cuda", "precision": "bf16"}
+    assert "  speed       401234 tokens/s on cuda in bf16, 41 % of its peak" in render.status(make_status(**fast))
+    slow = fast | {"model_flops_utilization": None, "device": "cpu"}
+    assert "tokens/s on cpu in bf16, its peak is unknown" in render.status(make_status(**slow))
+
+
 def test_a_name_that_is_only_the_id_is_not_said_twice() -> None:
     assert "  node        3f2a9c1b · member · up" in render.status(make_status(name=NODE[:12]))
 

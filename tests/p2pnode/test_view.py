@@ -41,6 +41,8 @@ STATUS = [
     "version",
     "parameters",
     "tokens_total",
+    "tokens_per_second",
+    "model_flops_utilization",
     "bytes_sent_total",
     "bytes_received_total",
     "compute_fraction",
@@ -49,6 +51,8 @@ STATUS = [
     "uptime_seconds",
     "home",
     "pid",
+    "device",
+    "precision",
     "threads",
     "contributions_last",
 ]
@@ -86,6 +90,8 @@ async def test_the_status_of_a_node_that_trains_alone(home):
         assert status["verdict"] == "healthy" and "one node decides until four are here" in status["reason"]
         assert status["training"]["state"] == "training" and status["training"]["steps"] == 2
         assert status["phase"] in ("learn", "collect", "propose", "prepare", "commit")
+        assert status["tokens_per_second"] > 0 and status["model_flops_utilization"] is None  # on a processor
+        assert (status["device"], status["precision"]) == ("cpu", "fp32")
         assert status["loss"] > 0 and 0 < status["compute_fraction"] <= 1 and status["tokens_total"] > 0
         assert status["checkpoint"] == f"{status['height']}:{status['block']}"
         assert status["join"] == f"p2pnode start --bootstrap {node.bound}" and status["contributions_last"] == 1
