@@ -1,5 +1,6 @@
 """The benchmarks' form, never their figures: a machine that runs tests measures nothing."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode.bench import link, meeting, mover, scale, trainer, transfer
+from p2pnode.bench import kernels, link, meeting, mover, scale, trainer, transfer
 from p2pnode.bench.donor import grow, make_genesis, model_of
 from p2pnode.bench.figures import ratios, rival_figures, round_figures, spread
 from p2pnode.bench.network import Turn
@@ -244,3 +245,19 @@ def test_a_training_step_is_measured_beside_whoever_is_installed():
     for row in result["rows"]:
         assert row["contestants"][0]["name"] == "p2pnode" and row["contestants"][0]["parameters"] == 15_733_632
         assert all(0 < found["seconds"]["min"] < SECONDS_MAX for found in row["contestants"])
+
+
+def test_operators_are_told_in_pairs_with_what_is_to_be_reached():
+    said: list[str] = []
+    layer = kernels.LayerSize(40, 4, 2, 32, 64)
+    sizes = kernels.Sizes(swiglu=((3, 16),), experts=((40, 4, 2, 32),), layer=(layer,))
+    result = kernels.measure(said.append, sizes=sizes, repetitions=2, compiled=False)
+    names = [contest["name"] for contest in result["contests"]]
+    assert names[:2] == ["swiglu f+b", "swiglu_packed f+b"] and {"route", "plan", "permute", "combine"} <= set(names)
+    assert len(said) == len(names) and ("layer f+b" in names) == (importlib.util.find_spec("transformers") is not None)
+    for contest in result["contests"]:
+        assert contest["seconds"].keys() == {"ours", "copy", *contest["ratios"]} and contest["ratios"]
+        assert all(0 < taken["min"] <= taken["median"] for taken in contest["seconds"].values())
+    shown = kernels.text(result)
+    assert "plan, T40 E4 k2: " in shown and "(to reach: 5.00)" in shown
+    assert json.loads(json.dumps(result)) == result
