@@ -1,5 +1,6 @@
 """The benchmarks' form, never their figures: a machine that runs tests measures nothing."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -246,20 +247,17 @@ def test_a_training_step_is_measured_beside_whoever_is_installed():
         assert all(0 < found["seconds"]["min"] < SECONDS_MAX for found in row["contestants"])
 
 
-def test_the_operators_are_measured_beside_what_one_would_write_without_them():
-    """In a process of its own, for the bench tunes its allocator; tiny sizes, so that the figures mean nothing."""
-    tiny = "Sizes(swiglu=((8, 64),), experts=((16, 4, 2, 32),), layer=(LayerSize(16, 4, 2, 32, 16),))"
-    code = f"""
-import json, sys
-from p2pnode.bench.kernels import LayerSize, Sizes, measure
-print(json.dumps(measure(sys.stderr.write, sizes={tiny}, parts={kernels.PARTS[:2]!r}, repetitions=2, compiled=False)))
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS_MAX, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    result = json.loads(process.stdout)
-    assert {row["name"].split()[0] for row in result["contests"]} >= {"swiglu"} and len(result["contests"]) >= 6
-    for row in result["contests"]:
-        assert row["ratios"] and all(ratio["median"] > 0 for ratio in row["ratios"].values())
-    assert "to reach: 1.55" in kernels.text(result)
+def test_operators_are_told_in_pairs_with_what_is_to_be_reached():
+    said: list[str] = []
+    layer = kernels.LayerSize(40, 4, 2, 32, 64)
+    sizes = kernels.Sizes(swiglu=((3, 16),), experts=((40, 4, 2, 32),), layer=(layer,))
+    result = kernels.measure(said.append, sizes=sizes, repetitions=2, compiled=False)
+    names = [contest["name"] for contest in result["contests"]]
+    assert names[:2] == ["swiglu f+b", "swiglu_packed f+b"] and {"route", "plan", "permute", "combine"} <= set(names)
+    assert len(said) == len(names) and ("layer f+b" in names) == (importlib.util.find_spec("transformers") is not None)
+    for contest in result["contests"]:
+        assert contest["seconds"].keys() == {"ours", "copy", *contest["ratios"]} and contest["ratios"]
+        assert all(0 < taken["min"] <= taken["median"] for taken in contest["seconds"].values())
+    shown = kernels.text(result)
+    assert "plan, T40 E4 k2: " in shown and "(to reach: 5.00)" in shown
+    assert json.loads(json.dumps(result)) == result

@@ -25,6 +25,7 @@ from typing import Any
 
 import trio
 
+from model.allocator import tune_host_allocator
 from model.config import ModelConfig
 from model.layout import Layout
 from p2pnode.bench import agreement, figures, link, meeting, scale, sync, trainer, transfer
@@ -245,7 +246,13 @@ async def _transfer(given: argparse.Namespace) -> list[Json]:
 async def _kernels(given: argparse.Namespace) -> list[Json]:
     from p2pnode.bench import kernels  # torch, which the other benches leave to their nodes
 
-    result = kernels.measure(_say, parts=given.part, repetitions=given.repetitions, compiled=not given.no_compile)
+    result = kernels.measure(
+        _say,
+        parts=given.part,
+        repetitions=given.repetitions,
+        compiled=not given.no_compile,
+        allocator_tuned=tune_host_allocator(),  # P2PNODE_HOST_ALLOCATOR=system measures without
+    )
     return [_shown(given, result, kernels.text)]
 
 

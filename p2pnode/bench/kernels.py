@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 
 import cuda_ext
-from model.allocator import tune_host_allocator
 from model.config import ModelConfig
 from model.moe import MixtureOfExperts
 
@@ -84,11 +83,11 @@ def measure(
     parts: Sequence[str] = PARTS,
     repetitions: int = REPETITIONS,
     compiled: bool = True,
+    allocator_tuned: bool = False,
 ) -> Json:
-    """Figures of every contest. Torch is left with as many threads as it had."""
+    """Figures of every contest. Torch is left with as many threads as it had; `allocator_tuned` is the caller's word."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    tuned = tune_host_allocator()
     contests: Mapping[str, Callable[[torch.device, Sizes, bool], Iterator[Contest]]] = {
         "swiglu": _swiglu,
         "experts": _experts,
@@ -105,7 +104,7 @@ def measure(
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, 1 thread",
         "operators": cuda_ext.status().what,
         "torch": torch.__version__,
-        "allocator_tuned": tuned,
+        "allocator_tuned": allocator_tuned,
         "repetitions": repetitions,
         "contests": rows,
     }
