@@ -23,10 +23,17 @@ def prediction_loss(hidden: Tensor, head: Tensor, targets: Tensor, *, chunk: int
     """
     rows = chunk or max(_TOKENS_AT_LEAST, LOGITS_AT_ONCE // len(head))
     if len(hidden) <= rows:
-        logits = functional.linear(hidden, head)
-        return functional.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
+        return _at_once(hidden, head, targets)
+    if not torch.is_grad_enabled():  # which the function below cannot see
+        parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+        return torch.stack([_at_once(part, head, target) for part, target in parts]).sum()
     total: Tensor = _InChunks.apply(hidden, head, targets, rows)  # type: ignore[no-untyped-call]
     return total
+
+
+def _at_once(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    logits = functional.linear(hidden, head)
+    return functional.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
 
 
 class _InChunks(torch.autograd.Function):

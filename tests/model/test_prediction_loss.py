@@ -39,6 +39,16 @@ def test_the_gradient_is_the_true_one() -> None:
         assert torch.allclose(prediction_loss(hidden, head, targets, chunk=4), prediction_loss(hidden, head, targets))
 
 
+def test_who_wants_no_gradient_computes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters want one always, and evaluation evaluates them."""
+    hidden, head, targets = inputs(40, 6)
+    monkeypatch.setattr(module._InChunks, "forward", lambda *args: pytest.fail("with its gradient"))
+    with torch.no_grad():
+        prediction_loss(hidden, head, targets, chunk=16)
+    with pytest.raises(pytest.fail.Exception):
+        prediction_loss(hidden, head, targets, chunk=16)
+
+
 @pytest.mark.parametrize("chunk", [8, 64])
 def test_half_precision_keeps_its_types_and_sums_in_float32(chunk: int) -> None:
     hidden, head, targets = inputs(64, 33, torch.float32)
