@@ -31,6 +31,7 @@ from transport.sharing import Shared, Sharing
 from transport.tcp import TcpStream
 from transport.tls import identify, tls_identity
 from transport.tls_stream import TlsStream
+from transport.window import BulkWindow
 
 
 @pytest.mark.parametrize(
@@ -291,6 +292,23 @@ def test_whoever_is_connected_has_so_long_to_say_that_it_lives() -> None:
         await world.until(lambda: node.ups_and_downs(identity.public_key).startswith("+-+"))
 
     simulated(scenario)
+
+
+# --- the window of bulk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("is_urgent", "most"), [(False, limits.DELAY_SECONDS), (True, limits.DELAY_URGENT_SECONDS)])
+@pytest.mark.parametrize("share", [0.8, 1.2])
+def test_bulk_adds_so_much_to_a_round_trip_and_then_gives_way(is_urgent: bool, most: float, share: float) -> None:
+    window, shortest = BulkWindow(), 0.001
+    window.probed(0)
+    window.answered(0, seconds=shortest, now=0.0, is_urgent=False)
+    before = window.bytes
+    window.sent(int(before))
+    assert not window.has_room(1)
+    window.probed(1)
+    window.answered(1, seconds=shortest + share * (most + shortest / 4), now=1.0, is_urgent=is_urgent)
+    assert window.bytes > before if share < 1 else window.bytes < before
 
 
 # --- spreading ---------------------------------------------------------------------------------------------------------------
