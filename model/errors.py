@@ -21,6 +21,10 @@ class CorpusError(ModelError):
     """A text is missing, unreadable, empty, too small or too large."""
 
 
+class TokenizerError(ModelError):
+    """A tokenizer's file cannot be used, or the tokenizer has no word for a text."""
+
+
 class SnapshotError(ModelError):
     """A file of model or trainer state is missing, damaged, or belongs to another model."""
 

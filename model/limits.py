@@ -42,6 +42,7 @@ CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
 # --- text ----------------------------------------------------------------------------------------------------------
 CORPUS_BYTES_MAX: Final = 1 << 28  # 256 MiB travel to every joiner and are held in memory
+TOKENIZER_BYTES_MAX: Final = 64 << 20  # the largest tokenizer.json in use, of 262,144 words, has 33 MB
 DEFAULT_CORPUS_BYTES: Final = 4 << 20  # enough that tiny never sees it twice in a demonstration
 SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus
 HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter decides
