@@ -313,16 +313,16 @@ async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, l
 
 
 async def bring_first_model(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes | None:
-    """The bytes of M(0) where the network was refounded, in the same way; ``None`` where M(0) is drawn."""
-    if genesis.refounded is None:
+    """The bytes of M(0) where the network was refounded or imported it, in the same way; ``None`` where M(0) is drawn."""
+    if genesis.first_model_is_drawn:
         return None
     wanted = Wanted("first model", genesis.model_root, Replica.bytes_of(genesis.model, genesis.training))
     return await _bring(swarm, blobs, wanted, log)
 
 
 def first_model(genesis: Genesis, data: bytes | None) -> Replica | None:
-    """M(0): from these bytes where the network was refounded (``None`` if they are none of a model's), else drawn."""
-    if genesis.refounded is None:
+    """M(0): drawn, or from these bytes where the network was refounded or imported it (``None`` if they are none of a model's)."""
+    if genesis.first_model_is_drawn:
         return Replica.initial(genesis.model, genesis.training, model_seed(genesis.nonce))
     try:
         return Replica.from_bytes(genesis.model, genesis.training, data or b"")

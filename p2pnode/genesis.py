@@ -72,6 +72,7 @@ class Genesis:
     threshold_percent: int = DEFAULT_THRESHOLD
     allowlist: tuple[bytes, ...] = ()
     refounded: Refounded | None = None
+    imported: bool = False  # M(0) is a model that the founder had already (`init --from`)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the only form that is hashed, stored and sent."""
@@ -90,12 +91,19 @@ class Genesis:
             "probation_contributions": self.probation_contributions,
             "round_seconds_max": self.round_seconds_max,
         }
+        if self.imported:
+            document["imported"] = True
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @property
+    def first_model_is_drawn(self) -> bool:
+        """Whether every node computes M(0) for itself; else its bytes are a blob."""
+        return self.refounded is None and not self.imported
 
     @property
     def blobs(self) -> frozenset[bytes]:
         """The digests of what every node keeps for as long as the network lives."""
-        return frozenset([self.corpus_digest] if self.refounded is None else [self.corpus_digest, self.model_root])
+        return frozenset([self.corpus_digest] if self.first_model_is_drawn else [self.corpus_digest, self.model_root])
 
     @property
     def chain_id(self) -> ChainId:
@@ -172,7 +180,10 @@ def _from_document(raw: Any) -> Genesis:
         threshold_percent=_integer(raw["threshold_percent"], DEFAULT_THRESHOLD, 100),
         allowlist=tuple(_hex(key, 32) for key in raw["allowlist"]),
         refounded=None if raw["refounded"] is None else _refounded(raw["refounded"]),
+        imported="imported" in raw,
     )
+    if genesis.imported and genesis.refounded is not None:
+        raise ValueError("a first model that is both imported and another network's last")
     _ = genesis.rules  # refuses a threshold that lowers the quorum, and an allowlist that is none
     return genesis
 

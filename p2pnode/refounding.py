@@ -71,6 +71,7 @@ def _refound(home: Home, config: Config, *, source: Home, founders: Sequence[str
         allowlist=tuple(sorted({*last.genesis.allowlist, *everybody})) if last.genesis.policy == "allowlist" else (),
         model_root=last.state.model_root,
         refounded=Refounded(last.genesis.chain_id, last.state.height, last.state.block_hash),
+        imported=False,
     )
     founding.write_genesis(home, genesis)
     return genesis, last
@@ -112,7 +113,7 @@ def _last_model(genesis: Genesis, store: Store, blobs: Blobs) -> LastModel:
 
 def _whole(genesis: Genesis, state: consensus.ChainState, blobs: Blobs) -> Replica | None:
     if state.height == 0:
-        replica = founding.first_model(genesis, blobs.get(genesis.model_root) if genesis.refounded else None)
+        replica = founding.first_model(genesis, None if genesis.first_model_is_drawn else blobs.get(genesis.model_root))
     else:
         try:
             replica = Replica.load(blobs.snapshot_path(state.height))

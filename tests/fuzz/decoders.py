@@ -359,6 +359,7 @@ def _documents() -> list[Target]:
     documents = [
         make_genesis(founders).to_bytes(),
         make_genesis(founders, addresses=("192.0.2.1:1", "[2001:db8::1]:1", "node.example:65535", "")).to_bytes(),
+        make_genesis(founders, imported=True).to_bytes(),
         make_genesis(
             founders[:1],
             policy="allowlist",

@@ -60,10 +60,27 @@ def test_every_field_makes_another_network():
         replace(GENESIS, threshold_percent=80),
         replace(GENESIS, policy="allowlist", allowlist=(bytes(32), b"\1" * 32)),
         replace(GENESIS, refounded=Refounded(bytes(32), 7, bytes(32))),
+        replace(GENESIS, imported=True),
     ]
-    assert len({genesis.chain_id for genesis in [GENESIS, *others]}) == 12
+    assert len({genesis.chain_id for genesis in [GENESIS, *others]}) == len(others) + 1
     for other in others:
         assert parse(other.to_bytes()) == other
+
+
+def test_a_network_that_was_founded_before_a_field_was_there_is_the_same_network():
+    names = "allowlist corpus founders model model_root nonce policy probation_contributions protocol refounded round_seconds_max threshold_percent training"
+    assert " ".join(sorted(DOCUMENT)) == names
+    assert sorted(DOCUMENT["corpus"]) == ["bytes", "digest"]
+
+
+def test_a_first_model_that_is_not_drawn_is_kept_by_every_node():
+    assert GENESIS.first_model_is_drawn and GENESIS.blobs == {GENESIS.corpus_digest}
+    for given_model in (
+        replace(GENESIS, imported=True),
+        replace(GENESIS, refounded=Refounded(bytes(32), 7, bytes(32))),
+    ):
+        assert not given_model.first_model_is_drawn
+        assert given_model.blobs == {GENESIS.corpus_digest, GENESIS.model_root}
 
 
 def test_the_founders_are_the_first_committee():
@@ -118,6 +135,11 @@ def test_there_is_no_float_in_it():
         pytest.param(changed("refounded", to={}), id="refounded from nowhere"),
         pytest.param(changed("refounded", to=refounded(height=-1)), id="refounded from before the beginning"),
         pytest.param(changed("refounded", to=refounded(network="00")), id="refounded from no network"),
+        pytest.param(changed("imported", to=False), id="imported where it is not"),
+        pytest.param(changed("imported", to=1), id="imported that is a number"),
+        pytest.param(
+            encoded({**DOCUMENT, "imported": True, "refounded": refounded()}), id="a first model from two places"
+        ),
         pytest.param(changed("corpus", "bytes", to=0), id="no text"),
         pytest.param(changed("corpus", "bytes", to=1 << 40), id="more text than anybody holds"),
         pytest.param(changed("corpus", "bytes", to=True), id="a length that is true"),
