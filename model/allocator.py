@@ -25,6 +25,7 @@ _M_TOP_PAD: Final = -2
 _M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
 _TOP_PAD_BYTES: Final = 64 << 20
+_NEVER: Final = -1  # as a threshold: the largest there is
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -47,15 +48,18 @@ class _Mallinfo2(ctypes.Structure):
     ]
 
 
-def tune_host_allocator() -> bool:
-    """Whether it is tuned now. Call before threads and large tensors: what they hold by then stays as it was."""
+def tune_host_allocator(*, keep_all: bool = False) -> bool:
+    """Whether it is tuned now. Call before threads and large tensors: what they hold by then stays as it was.
+
+    With `keep_all` nothing is ever given back: for measurements, in which one way must not pay for what another has freed.
+    """
     library = _glibc()
     if library is None or os.environ.get(VARIABLE) == "system":
         return False
     settings = {
         _M_ARENA_MAX: 1,
         _M_MMAP_MAX: 0,
-        _M_TRIM_THRESHOLD: kept_bytes_max(),
+        _M_TRIM_THRESHOLD: _NEVER if keep_all else kept_bytes_max(),
         _M_TOP_PAD: _TOP_PAD_BYTES,
     }
     return all(library.mallopt(option, value) == 1 for option, value in settings.items())

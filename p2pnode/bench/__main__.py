@@ -251,7 +251,7 @@ async def _kernels(given: argparse.Namespace) -> list[Json]:
         parts=given.part,
         repetitions=given.repetitions,
         compiled=not given.no_compile,
-        allocator_tuned=tune_host_allocator(),  # P2PNODE_HOST_ALLOCATOR=system measures without
+        allocator_tuned=tune_host_allocator(keep_all=True),  # P2PNODE_HOST_ALLOCATOR=system measures without
     )
     return [_shown(given, result, kernels.text)]
 

@@ -5,7 +5,8 @@
     layer         a whole mixture of experts, forward and backward, against transformers' with its grouped products
 
 What it is: pairs. Every repetition runs each way once, one after the other, so that all see the same machine, and the ratios are of
-neighbours. On a CPU the time is the thread's, with one thread; on a GPU events around each call, behind a flush of its cache. Beside each
+neighbours. On a CPU the time is the thread's, with one thread, and no way gives memory back to the system (what the next would pay for: 64 MiB
+of fresh pages take as long as to fill them twice); on a GPU events around each call, behind a flush of its cache. Beside each
 contest stands a floor, the copy of its largest tensor, and beside each ratio what we set out to reach. What it is not: a judgement; a
 figure that falls short is printed like any other.
 """

@@ -63,6 +63,31 @@ def test_what_training_gives_back_is_kept_and_no_more_than_that() -> None:
     assert int(resident) - int(resident_then) > 300 << 20
 
 
+MEASURED = """
+import resource, sys
+from model import allocator
+allocator.kept_bytes_max = lambda: 1 << 20
+assert allocator.tune_host_allocator(keep_all=sys.argv[1] == "all")
+import numpy as np
+np.ones(10 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(10 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(allocator._glibc() is None, reason="another C library than glibc")
+def test_a_measurement_gives_nothing_back_however_much_that_is() -> None:
+    faults = {}
+    for keep in ("all", "some"):
+        environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+        command = [sys.executable, "-c", MEASURED, keep]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+        faults[keep] = int(said.stdout)
+    assert faults["all"] < 2_000 and faults["some"] > 30_000  # all but the 64 MiB that stay
+
+
 @pytest.mark.skipif(allocator._glibc() is None, reason="another C library than glibc")
 def test_it_can_be_left_as_it_is() -> None:
     tuned, faults, *_ = run(P2PNODE_HOST_ALLOCATOR="system")
