@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self, TypeVar
 
 from model import limits
@@ -174,12 +175,21 @@ class ModelConfig:
         return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
     @classmethod
-    def named(cls, size: str, *, moe: bool = False) -> "ModelConfig":
-        """A preset by name, with `moe` its variant with experts, or the JSON file at that path. Raises ConfigError."""
+    def named(cls, size: str, *, moe: bool = False, vocabulary: int = limits.VOCABULARY) -> "ModelConfig":
+        """A preset by name, with `moe` its variant with experts, or the JSON file at that path. Raises ConfigError.
+
+        `vocabulary`: of the tokenizer. A preset has it, and a file that names none; above that of bytes, filled up to a
+        multiple of VOCABULARY_STEP, as matrix products like it.
+        """
         if moe and size not in _DENSE:
             raise ConfigError(f"no variant of {size} with experts", f"known: {', '.join(_DENSE)}; a file names its own")
+        filled = vocabulary
+        if vocabulary != limits.VOCABULARY:
+            filled = -(-vocabulary // limits.VOCABULARY_STEP) * limits.VOCABULARY_STEP
         name = f"{size}-moe" if moe else size
-        return PRESETS[name] if name in PRESETS else _from_file(cls, Path(size), "size", _FILE_HINT)
+        if name in PRESETS:
+            return dataclasses.replace(PRESETS[name], vocabulary=filled)
+        return _from_file(cls, Path(size), "size", _FILE_HINT, {"vocabulary": filled})
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,17 +283,21 @@ class TrainingConfig:
         return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
 
-def check_together(config: ModelConfig, training: TrainingConfig) -> None:
-    """Raises ConfigError where this model cannot be trained so. For founders: a genesis holds both."""
+def check_together(config: ModelConfig, training: TrainingConfig, *, vocabulary: int = limits.VOCABULARY) -> None:
+    """Raises ConfigError where this model cannot be trained so. For founders: a genesis holds both.
+
+    `vocabulary`: of the tokenizer, by default that of bytes.
+    """
     if training.sequence > config.context:
         raise ConfigError(
-            f"the model's context is {config.context}, but it is trained on {training.sequence} bytes at a time",
+            f"the model's context is {config.context}, but it is trained on {training.sequence} tokens at a time",
             f"a size needs a context of at least {training.sequence}",
         )
-    if config.vocabulary < limits.VOCABULARY:
+    if config.vocabulary < vocabulary:
+        words = "the text is bytes" if vocabulary == limits.VOCABULARY else f"the tokenizer has {vocabulary} words"
         raise ConfigError(
-            f"a vocabulary of {config.vocabulary}, but the text is bytes",
-            f"a size needs a vocabulary of at least {limits.VOCABULARY}",
+            f"a vocabulary of {config.vocabulary}, but {words}",
+            f"a size needs a vocabulary of at least {vocabulary}",
         )
 
 
@@ -298,7 +312,10 @@ SCHEDULES: Final = ("constant", "cosine", "wsd")  # model/schedule.py
 QUANTIZATIONS: Final = ("none", "int8")  # model/quantization.py
 
 
-def _from_file(cls: type[_Config], path: Path, what: str, hint: str) -> _Config:
+def _from_file(
+    cls: type[_Config], path: Path, what: str, hint: str, otherwise: Mapping[str, object] = MappingProxyType({})
+) -> _Config:
+    """`otherwise`: what stands in for fields that the file does not name, before their own defaults."""
     try:
         with path.open("rb") as file:
             text = file.read(limits.CONFIG_BYTES_MAX + 1)
@@ -313,7 +330,7 @@ def _from_file(cls: type[_Config], path: Path, what: str, hint: str) -> _Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object", hint)
     defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-    return cls.from_dict(defaults | values)
+    return cls.from_dict(defaults | dict(otherwise) | values)
 
 
 def _to_dict(config: ModelConfig | TrainingConfig) -> dict[str, int | str | bool]:

@@ -23,9 +23,10 @@ from model.layout import Layout
 from model.limits import MICRO_BATCH_TOKENS
 from model.optimizers import make_optimizer, uphill
 from model.precision import LossScaler, autocast, check_precision
+from model.prediction_loss import PADDING
 from model.quantization import rounded_matrices
 from model.schedule import inner_rate
-from model.transformer import Transformer
+from model.transformer import Transformer, targets_of
 
 
 def _never() -> bool:
@@ -99,11 +100,13 @@ class Learner:
 
     @torch.no_grad()
     def evaluate(self, windows: NDArray[np.int64]) -> float:
-        """Mean nats per token over windows (count, time + 1), without dropout and without what only training descends."""
+        """Mean nats per predicted token over windows (count, time + 1), without dropout and what only training descends."""
         self.model.eval()
+        batches = self._micro_batches(windows)
+        counts = [int((targets_of(part) != PADDING).sum()) / (windows.shape[1] - 1) for part in batches]
         with self._as_seen(), autocast(self.precision, self.device):
-            parts = [self.model.loss(part) * len(part) for part in self._micro_batches(windows)]
-        return float(torch.stack(parts).double().sum()) / len(windows)
+            parts = [self.model.loss(part) * count for part, count in zip(batches, counts, strict=True)]
+        return float(torch.stack(parts).double().sum()) / (sum(counts) or 1)
 
     def _accumulate(self, parts: Sequence[Tensor], seed: int, should_stop: Callable[[], bool]) -> float | None:
         """Leaves the gradient of the whole batch in the flat buffer: each token counts alike, whatever the micro-batches."""

@@ -25,6 +25,7 @@ STEP_MAX: Final = (1 << 24) - 1  # |d|: the largest integers that float32 holds 
 # --- sizes (a genesis comes from a stranger; none of these may ask for unbounded memory or time) ------------------
 VOCABULARY: Final = 256  # byte tokens
 VOCABULARY_MAX: Final = 1 << 18  # the largest of the tokenizers in use have 262,144 words
+VOCABULARY_STEP: Final = 64  # a preset's rows are a multiple of it: whole tiles of a matrix product
 EXPERTS_MAX: Final = 512  # as many as the routers' kernels hold in registers
 PARAMETERS_MAX: Final = 1 << 36  # 275 GB of float32: what no machine of a member holds is no model of a network
 WIDTH_MAX: Final = 16384  # that of the largest Llama
@@ -41,7 +42,7 @@ SCHEDULE_STEPS_MAX: Final = 10**9  # ten steps a second for three years
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
 # --- text ----------------------------------------------------------------------------------------------------------
-CORPUS_BYTES_MAX: Final = 1 << 28  # 256 MiB travel to every joiner and are held in memory
+CORPUS_BYTES_MAX: Final = 1 << 36  # 64 GiB, 32 billion words of two bytes: what a model of 1.6 billion parameters wants
 TOKENIZER_BYTES_MAX: Final = 64 << 20  # the largest tokenizer.json in use, of 262,144 words, has 33 MB
 DEFAULT_CORPUS_BYTES: Final = 4 << 20  # enough that tiny never sees it twice in a demonstration
 SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus

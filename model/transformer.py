@@ -76,14 +76,14 @@ class Transformer(nn.Module):
 
     def loss(self, windows: Tensor) -> Tensor:
         """Mean nats per token, and nothing that only training wants: what evaluation reports."""
-        hidden, _ = self.hidden(windows[:, :-1].clamp_min(0))
-        targets = windows[:, 1:].flatten()
+        hidden, _ = self.hidden(_read(windows))
+        targets = targets_of(windows).flatten()
         return prediction_loss(hidden.flatten(0, 1), self.head, targets) / _count(targets).clamp_min(1)
 
     def losses(self, windows: Tensor, totals: Totals | None = None) -> Losses:
         """What training descends. `totals` are those of the step that this is a micro-batch of; None: it is the step."""
-        hidden, routings = self.hidden(windows[:, :-1].clamp_min(0))
-        targets = windows[:, 1:].flatten()
+        hidden, routings = self.hidden(_read(windows))
+        targets = targets_of(windows).flatten()
         tokens = _count(targets)
         step = totals or Totals(tokens, None)
         in_all = step.tokens.clamp_min(1)
@@ -101,13 +101,13 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def totals(self, parts: Sequence[Tensor]) -> Totals:
         """Of a step of these micro-batches. With experts it reads all of several once, to count: see router_losses.py."""
-        tokens = torch.stack([_count(part[:, 1:]) for part in parts]).sum()
+        tokens = torch.stack([_count(targets_of(part)) for part in parts]).sum()
         if not self.config.experts or len(parts) == 1:
             return Totals(tokens, None)
         counted = []
         for part in parts:
-            _, routings = self.hidden(part[:, :-1].clamp_min(0))
-            real = (part[:, 1:] != PADDING).flatten()
+            _, routings = self.hidden(_read(part))
+            real = (targets_of(part) != PADDING).flatten()
             counted.append([choices(routing, real) for routing in routings])
         return Totals(tokens, [torch.stack(of_layer).sum(dim=0).int() for of_layer in zip(*counted, strict=True)])
 
@@ -147,6 +147,17 @@ class Layer(nn.Module):
         if part != self.checkpointing or not torch.is_grad_enabled():
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=self.dropout > 0)
+
+
+def targets_of(windows: Tensor) -> Tensor:
+    """What is to be predicted after each token but the last, PADDING where nothing is."""
+    return windows[:, 1:].clamp_min(PADDING)
+
+
+def _read(windows: Tensor) -> Tensor:
+    """The tokens that are read: of the negative ones, which nobody predicts, ~t is t (model/words.py), and of padding 0."""
+    tokens = windows[:, :-1]
+    return tokens ^ (tokens >> 63)
 
 
 def _count(targets: Tensor) -> Tensor:

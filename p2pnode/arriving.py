@@ -68,6 +68,10 @@ class Arriving:
         except FileNotFoundError:
             return None  # it is a model by now
 
+    def held(self) -> int:
+        """How much of the disk the file takes already, in bytes. Raises OSError."""
+        return min(self.length, 512 * self.path.stat().st_blocks)
+
     def close(self) -> None:
         if self._descriptor is not None:
             FILES.get().close(self._descriptor)

@@ -8,9 +8,11 @@ is separate from ``put``, because a payload must survive a crash only from the m
 """
 
 import re
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from errno import ENOSPC
 from io import SEEK_END
 from pathlib import Path
 
@@ -92,6 +94,68 @@ class Blobs:
             self.drop(digest)
             return None
         return data
+
+    def put_chunks(self, chunks: Iterable[bytes]) -> tuple[bytes, int]:
+        """Keep bytes of any length, given piece by piece: their digest, and how many they are. Durable; whole or not at all.
+
+        What ``chunks`` raises goes on to the caller. Raises OSError.
+        """
+        files, leaves = self._files, _Leaves()
+        directory = self._directory / "00"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        part = directory / f"{threading.get_native_id()}.new.part"
+        descriptor = files.create(part)
+        try:
+            try:
+                for chunk in chunks:
+                    files.write(descriptor, chunk, offset=leaves.length)
+                    leaves.add(chunk)
+            finally:
+                files.close(descriptor)
+            digest = leaves.digest()
+            self._move_in(part, digest, leaves.hashes)
+        except BaseException:
+            files.remove(part)
+            raise
+        self.make_durable([digest])
+        return digest, leaves.length
+
+    @staticmethod
+    def digest_of_chunks(chunks: Iterable[bytes]) -> bytes:
+        """What ``put_chunks`` would keep them under."""
+        leaves = _Leaves()
+        for chunk in chunks:
+            leaves.add(chunk)
+        return leaves.digest()
+
+    def checked_file(self, digest: bytes) -> Path | None:
+        """The file of a blob, read once by this process and found to be what its name says; else it is dropped, and absent."""
+        path = self._path(digest)
+        return path if path.exists() and self.leaf_hashes(digest) is not None else None
+
+    def arriving_blob(self, digest: bytes, length: int) -> Arriving:
+        """A blob that every node keeps, on its way to this disk."""
+        return Arriving(self._directory, digest, length)
+
+    def adopt(self, arrived: Arriving) -> None:
+        """It is whole: from now on it stands under its name. Raises OSError."""
+        arrived.close()
+        self._move_in(arrived.path, arrived.digest, None)
+        self.make_durable([arrived.digest])
+
+    def check_room(self, size: int) -> None:
+        """Raises OSError where the disk has fewer bytes free."""
+        free = shutil.disk_usage(self._directory).free
+        if size > free:
+            raise OSError(ENOSPC, f"{size} more bytes are needed on this disk, and {free} are free")
+
+    def _move_in(self, part: Path, digest: bytes, hashes: list[bytes] | None) -> None:
+        path = self._path(digest)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._files.rename(part, path)
+        self._written.add(digest)
+        if hashes is not None:
+            self._remember_leaves(digest, hashes)
 
     def holds(self, digest: bytes) -> bool:
         """Whether ``get`` would find a file. One question to the system: short enough for the event loop."""
@@ -257,6 +321,30 @@ class Blobs:
     def _path(self, digest: bytes) -> Path:
         name = digest.hex()
         return self._directory / name[:2] / name
+
+
+class _Leaves:
+    """The leaves of bytes that come in pieces of any size."""
+
+    def __init__(self) -> None:
+        self.hashes: list[bytes] = []
+        self.length = 0
+        self._rest = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self.length += len(chunk)
+        self._rest += chunk
+        whole = len(self._rest) // LEAF_BYTES * LEAF_BYTES
+        if whole:
+            self.hashes += content.leaf_hashes(content.split(bytes(self._rest[:whole])))
+            del self._rest[:whole]
+
+    def digest(self) -> bytes:
+        """With these no more can be added."""
+        if self._rest:
+            self.hashes.append(content.leaf_hash(bytes(self._rest)))
+            self._rest.clear()
+        return content.digest_of_hashes(self.hashes, self.length)
 
 
 class Served:

@@ -9,7 +9,7 @@ operator named with ``--network``), and everything else, corpus and model, is th
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import trio
@@ -19,6 +19,7 @@ from model.config import ModelConfig, TrainingConfig, check_together
 from model.data import Corpus, default_corpus, load_corpus
 from model.errors import ConfigError, CorpusError, SnapshotError
 from model.replica import Replica
+from p2pnode import texts
 from p2pnode.blobs import Blobs
 from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
 from p2pnode.errors import SetUpError, UserError, why
@@ -37,8 +38,6 @@ from p2pnode.tokens import Token, parse_token
 from p2pnode.wire import Method
 from transport import content
 from transport.machine import in_thread, random_bytes
-
-ASK_AGAIN_SECONDS = 0.5  # a peer that is still starting says so; a line in the log for each time is no flood
 
 
 def identity_of(home: Home) -> transport.Identity:
@@ -209,7 +208,7 @@ def check_flags(config: Config, genesis: Genesis) -> None:
         raise _differs("network", config.network, genesis.chain_id.hex())
     if config.given("size") or config.given("moe"):
         try:
-            wanted = ModelConfig.named(config.size, moe=config.moe)
+            wanted = ModelConfig.named(config.size, moe=config.moe, vocabulary=genesis.model.vocabulary)
         except ConfigError as problem:
             raise SetUpError(problem.message, problem.hint) from None
         if wanted != genesis.model:
@@ -303,21 +302,16 @@ async def join(swarm: transport.Swarm, config: Config, log: Logger) -> Genesis:
             swarm.pin(transport.ChainId(genesis.chain_id))
             log.info("network pinned", network=genesis.chain_id.hex(), peer=peer.node_id[:12])
             return genesis
-        await trio.sleep(ASK_AGAIN_SECONDS if swarm.peers() else 0.1)
-
-
-async def bring_corpus(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes:
-    """The network's text: from our disk, else from peers, leaf by leaf against its digest. Waits until somebody has it."""
-    wanted = Wanted("text", genesis.corpus_digest, genesis.corpus_bytes)
-    return await _bring(swarm, blobs, wanted, log)
+        await trio.sleep(texts.ASK_AGAIN_SECONDS if swarm.peers() else 0.1)
 
 
 async def bring_first_model(swarm: transport.Swarm, blobs: Blobs, genesis: Genesis, log: Logger) -> bytes | None:
     """The bytes of M(0) where the network was refounded or imported it, in the same way; ``None`` where M(0) is drawn."""
     if genesis.first_model_is_drawn:
         return None
-    wanted = Wanted("first model", genesis.model_root, Replica.bytes_of(genesis.model, genesis.training))
-    return await _bring(swarm, blobs, wanted, log)
+    length = Replica.bytes_of(genesis.model, genesis.training)
+    await texts.bring(swarm, blobs, genesis.model_root, length, name="first model", log=log)
+    return await in_thread(blobs.get, genesis.model_root)
 
 
 def first_model(genesis: Genesis, data: bytes | None) -> Replica | None:
@@ -328,29 +322,3 @@ def first_model(genesis: Genesis, data: bytes | None) -> Replica | None:
         return Replica.from_bytes(genesis.model, genesis.training, data or b"")
     except SnapshotError:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Bytes that every node of the network keeps."""
-
-    name: str
-    digest: bytes
-    length: int
-
-
-async def _bring(swarm: transport.Swarm, blobs: Blobs, wanted: Wanted, log: Logger) -> bytes:
-    while True:
-        held = await in_thread(blobs.get, wanted.digest)
-        if held is not None:
-            return held
-        try:
-            data = await swarm.fetch_bytes(
-                wanted.digest, wanted.length, holders=lambda: [peer.key for peer in swarm.peers()]
-            )
-        except transport.RequestFailed as problem:
-            log.info(f"waiting for the {wanted.name}", reason=problem.reason)
-            await trio.sleep(ASK_AGAIN_SECONDS)
-            continue
-        await in_thread(blobs.put, data, wanted.digest)
-        log.info(f"{wanted.name} fetched", bytes=len(data), digest=wanted.digest.hex()[:16])

@@ -15,7 +15,8 @@ from typing import Any, NewType, get_args
 
 import consensus
 from model.config import CODECS, ModelConfig, TrainingConfig, check_together
-from model.limits import CORPUS_BYTES_MAX
+from model.limits import CORPUS_BYTES_MAX, TOKENIZER_BYTES_MAX
+from model.words import BYTES, Words
 from p2pnode.config import ALLOWED_MAX, Policy, parse_endpoint
 from p2pnode.errors import UserError
 
@@ -53,10 +54,19 @@ class Refounded:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerBlob:
+    """A ``tokenizer.json`` by its content digest, and how long it is."""
+
+    digest: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Genesis:
     """The network's constants. ``model_root`` is the content digest of M(0), ``corpus_digest`` that of the text.
 
-    ``allowlist``: under that policy the keys that may become members, ascending, the founders' among them.
+    ``allowlist``: under that policy the keys that may become members, ascending, the founders' among them. ``words``: how the text's
+    tokens stand in it; without a ``tokenizer`` they are bytes.
     """
 
     nonce: bytes
@@ -73,16 +83,18 @@ class Genesis:
     allowlist: tuple[bytes, ...] = ()
     refounded: Refounded | None = None
     imported: bool = False  # M(0) is a model that the founder had already (`init --from`)
+    words: Words = BYTES
+    tokenizer: TokenizerBlob | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the only form that is hashed, stored and sent."""
-        document = {
+        document: dict[str, Any] = {
             "protocol": PROTOCOL_VERSION,
             "nonce": self.nonce.hex(),
             "founders": [{"public_key": f.public_key.hex(), "address": f.address} for f in self.founders],
             "model": self.model.to_dict(),
             "training": self.training.to_dict(),
-            "corpus": {"digest": self.corpus_digest.hex(), "bytes": self.corpus_bytes},
+            "corpus": {"digest": self.corpus_digest.hex(), "bytes": self.corpus_bytes, **_words_document(self.words)},
             "model_root": self.model_root.hex(),
             "policy": self.policy,
             "threshold_percent": self.threshold_percent,
@@ -93,6 +105,8 @@ class Genesis:
         }
         if self.imported:
             document["imported"] = True
+        if self.tokenizer is not None:
+            document["tokenizer"] = {"digest": self.tokenizer.digest.hex(), "bytes": self.tokenizer.length}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     @property
@@ -103,7 +117,8 @@ class Genesis:
     @property
     def blobs(self) -> frozenset[bytes]:
         """The digests of what every node keeps for as long as the network lives."""
-        return frozenset([self.corpus_digest] if self.first_model_is_drawn else [self.corpus_digest, self.model_root])
+        model = () if self.first_model_is_drawn else (self.model_root,)
+        return frozenset([self.corpus_digest, *model, *(() if self.tokenizer is None else (self.tokenizer.digest,))])
 
     @property
     def chain_id(self) -> ChainId:
@@ -165,7 +180,8 @@ def _from_document(raw: Any) -> Genesis:
     if len(raw["allowlist"]) > ALLOWED_MAX:
         raise ValueError(f"{len(raw['allowlist'])} allowed keys, at most {ALLOWED_MAX} are")
     model, training = ModelConfig.from_dict(raw["model"]), TrainingConfig.from_dict(raw["training"])
-    check_together(model, training)
+    tokenizer = _tokenizer(raw["tokenizer"]) if "tokenizer" in raw else None
+    check_together(model, training, **({} if tokenizer is None else {"vocabulary": 1}))
     genesis = Genesis(
         nonce=_hex(raw["nonce"], 16),
         founders=founders,
@@ -181,11 +197,31 @@ def _from_document(raw: Any) -> Genesis:
         allowlist=tuple(_hex(key, 32) for key in raw["allowlist"]),
         refounded=None if raw["refounded"] is None else _refounded(raw["refounded"]),
         imported="imported" in raw,
+        words=_words(raw["corpus"], tokenizer),
+        tokenizer=tokenizer,
     )
     if genesis.imported and genesis.refounded is not None:
         raise ValueError("a first model that is both imported and another network's last")
+    if genesis.corpus_bytes % genesis.words.width:
+        raise ValueError(f"a text of {genesis.corpus_bytes} bytes in words of {genesis.words.width}")
     _ = genesis.rules  # refuses a threshold that lowers the quorum, and an allowlist that is none
     return genesis
+
+
+def _words(raw: Any, tokenizer: TokenizerBlob | None) -> Words:
+    words = Words(_integer(raw.get("word_bytes", BYTES.width), 1, 4), "masked" in raw)
+    if words == BYTES and tokenizer is not None:
+        raise ValueError("words of one byte hold bytes, and the network has a tokenizer")
+    return words
+
+
+def _words_document(words: Words) -> dict[str, Any]:
+    width = {} if words.width == BYTES.width else {"word_bytes": words.width}
+    return width | ({"masked": True} if words.masked else {})
+
+
+def _tokenizer(raw: Any) -> TokenizerBlob:
+    return TokenizerBlob(_hex(raw["digest"], 32), _integer(raw["bytes"], 1, TOKENIZER_BYTES_MAX))
 
 
 def _refounded(raw: Any) -> Refounded:

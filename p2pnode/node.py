@@ -26,13 +26,14 @@ import consensus
 import cuda_ext
 import transport
 from model.allocator import tune_host_allocator
-from model.data import Corpus
+from model.data import CorpusFile
 from model.errors import ModelError, SnapshotError
 from model.layout import Layout
 from model.replica import Replica
 from model.selftest import run as self_test
+from model.tokenizer import Tokenizer
 from model.trainer import Trainer
-from p2pnode import founding
+from p2pnode import founding, texts
 from p2pnode.blobs import Served
 from p2pnode.catchup import CatchUp, Position
 from p2pnode.client import Client
@@ -113,6 +114,7 @@ class Node:
         self.delays = Delays()
         self.view = View(self)
         self.swarm: transport.Swarm
+        self.tokenizer: Tokenizer | None = None  # the network's, once it is here
         self.store: Store | None = None
         self.votes_lost = False
         self.rounds: Rounds | None = None
@@ -229,7 +231,8 @@ class Node:
         gossip.tend_links()
         nursery.start_soon(gossip.listen_forever, self._hear, self.failures)
         nursery.start_soon(self._keep_book, self.store)
-        text = await founding.bring_corpus(self.swarm, self.blobs, genesis, self.log)
+        text = await texts.bring_corpus(self.swarm, self.blobs, genesis, self.log)
+        self.tokenizer = await texts.bring_tokenizer(self.swarm, self.blobs, genesis, self.log)
         model = await founding.bring_first_model(self.swarm, self.blobs, genesis, self.log)
         make = partial(self._make_trainer, genesis, text, model)
         trainer, first_model = await in_thread(make, abandon_on_cancel=True)
@@ -322,10 +325,10 @@ class Node:
                 case transport.ReachabilityChanged():
                     self._tell_reach(event.reach)
 
-    def _make_trainer(self, genesis: Genesis, text: bytes, model: bytes | None) -> tuple[Trainer, Replica]:
+    def _make_trainer(self, genesis: Genesis, text: CorpusFile, model: bytes | None) -> tuple[Trainer, Replica]:
         """Torch comes in here, off the event loop: importing it takes seconds."""
         try:
-            corpus = Corpus(text, genesis.training.sequence)
+            corpus = texts.open_corpus(genesis, text)
             trainer = self.kit.trainer(
                 genesis.model,
                 genesis.training,

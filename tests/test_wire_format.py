@@ -16,8 +16,9 @@ from consensus.requests import Invitation, Join, Leave, encode_request
 from model import compression
 from model.config import CODECS, PRESETS, ModelConfig, TrainingConfig
 from model.layout import Layout
-from model.limits import CORPUS_BYTES_MAX, EXPONENT_MAX, EXPONENT_MIN, QUANTUM_MAX
+from model.limits import CORPUS_BYTES_MAX, EXPONENT_MAX, EXPONENT_MIN, QUANTUM_MAX, TOKENIZER_BYTES_MAX
 from model.replica import Replica
+from model.words import Words
 from p2pnode import genesis, pool, wire
 
 TEXT = (Path(__file__).parents[1] / "docs" / "wire-format.md").read_text(encoding="utf-8")
@@ -178,12 +179,18 @@ def test_the_genesis() -> None:
         policy="open",
         probation_contributions=1,
         round_seconds_max=1,
+        imported=True,
+        words=Words(2, masked=True),
+        tokenizer=genesis.TokenizerBlob(BLOCK, 1),
     )
     assert written == set(json.loads(document.to_bytes()))
     for name, config in (("model", ModelConfig), ("training", TrainingConfig)):
         missing = {field.name for field in dataclasses.fields(config)} - set(re.findall(r"\w+", rows[name]))
         assert not missing, name
     assert f"1 to {CORPUS_BYTES_MAX:,} bytes" in rows["corpus"]
+    assert f"1 to {TOKENIZER_BYTES_MAX:,} bytes" in rows["tokenizer"]
+    corpus = json.loads(document.to_bytes())["corpus"]
+    assert set(corpus) <= set(re.findall(r"\w+", rows["corpus"])) and len(corpus) == 4
     assert f"`codec` {CODECS['dense-int8']} is `dense-int8`" in TEXT
 
 

@@ -14,7 +14,7 @@ from model import compression, limits
 from model.aggregate import aggregate, norm_weights
 from model.compression import dense_int8
 from model.config import PRESETS, ModelConfig, TrainingConfig
-from model.data import Corpus, default_corpus, load_corpus
+from model.data import Corpus, CorpusFile, default_corpus
 from model.errors import ConfigError, CorpusError, PayloadError, SnapshotError
 from model.layout import Layout
 from model.outer import outer_step
@@ -164,25 +164,11 @@ def test_a_size_file_is_a_page(tmp_path: Path) -> None:
         ModelConfig.named(str(file))
 
 
-def test_a_text_is_held_in_memory_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "text"
-    with file.open("wb") as sparse:
-        sparse.truncate(limits.CORPUS_BYTES_MAX)
-
-    def unreadable(*_: Any) -> Any:
-        raise OSError(5, "looked at")
-
-    monkeypatch.setattr(Path, "open", unreadable)
-    with pytest.raises(CorpusError, match="looked at"):
-        load_corpus(file)
-    monkeypatch.undo()
-    with file.open("ab") as sparse:
-        sparse.truncate(limits.CORPUS_BYTES_MAX + 1)
-    with pytest.raises(CorpusError, match=f"at most {limits.CORPUS_BYTES_MAX} are allowed"):
-        load_corpus(file)
-    assert Corpus(bytes(limits.CORPUS_BYTES_MAX)).data
+def test_a_text_is_no_larger() -> None:
+    nowhere = Path("text")  # not looked at before a batch is asked for
+    assert Corpus(CorpusFile(nowhere, limits.CORPUS_BYTES_MAX)).tokens == limits.CORPUS_BYTES_MAX
     with pytest.raises(CorpusError, match=f"larger than {limits.CORPUS_BYTES_MAX} bytes"):
-        Corpus(bytes(limits.CORPUS_BYTES_MAX + 1))
+        Corpus(CorpusFile(nowhere, limits.CORPUS_BYTES_MAX + 1))
 
 
 def test_the_default_text_is_of_so_many_bytes_of_files_that_are_not_large(

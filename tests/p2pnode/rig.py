@@ -20,8 +20,10 @@ from p2pnode.catchup import CatchUp, Position
 from p2pnode.checkpoint import Checkpoint
 from p2pnode.delays import Delays
 from p2pnode.driver import Driver
+from p2pnode.founding import open_blobs
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
+from p2pnode.home import Home
 from p2pnode.rounds import Parts, Rounds
 from p2pnode.store import Store
 from p2pnode.training import Training
@@ -259,3 +261,15 @@ async def network(*peers: Peer) -> AsyncIterator[None]:
             await until(lambda peer=peer: len(peer.swarm.peers()) == len(peers) - 1)
         yield
         nursery.cancel_scope.cancel()
+
+
+class Joiner:
+    """A swarm that knows no network, and a log that remembers."""
+
+    def __init__(self, tmp_path: Path, *peers: Peer) -> None:
+        self.home = Home(tmp_path / "joiner")
+        self.home.create()
+        self.blobs = open_blobs(self.home)
+        self.log = RecordingLog()
+        identity = transport.Identity(bytes([99]) * 32)
+        self.swarm = make_swarm(identity, None, self.blobs, bootstrap=tuple(peer.address for peer in peers))

@@ -25,8 +25,8 @@ from p2pnode.genesis import parse
 from p2pnode.home import Home
 from p2pnode.tokens import Token, token_text
 from p2pnode.wire import Method
-from tests.p2pnode.little import MODEL, TEXT, Chain, RecordingLog, identities, make_genesis, size_file, text_file, until
-from tests.p2pnode.rig import Peer, make_swarm
+from tests.p2pnode.little import MODEL, TEXT, Chain, identities, make_genesis, size_file, text_file, until
+from tests.p2pnode.rig import Joiner, Peer
 
 CHAIN = Chain(4).grow(1)
 
@@ -213,18 +213,6 @@ def test_flags_that_differ_from_the_network_are_refused_with_both_values(home, t
 # --- asking -------------------------------------------------------------------------------------------------------------------------------
 
 
-class Joiner:
-    """A swarm that knows no network, and a log that remembers."""
-
-    def __init__(self, tmp_path: Path, *peers: Peer) -> None:
-        self.home = Home(tmp_path / "joiner")
-        self.home.create()
-        self.blobs = open_blobs(self.home)
-        self.log = RecordingLog()
-        identity = transport.Identity(bytes([99]) * 32)
-        self.swarm = make_swarm(identity, None, self.blobs, bootstrap=tuple(peer.address for peer in peers))
-
-
 @pytest.fixture
 async def founders(tmp_path, nursery):
     """Two peers that know each other's network."""
@@ -302,25 +290,6 @@ async def test_a_peer_that_is_still_starting_is_asked_again(tmp_path, nursery, f
     await nursery.start(me.swarm.run)
     assert await founding.join(me.swarm, settings(me.home), me.log) == CHAIN.genesis
     assert len(asked) == 2 and me.log.said("genesis not had")
-
-
-async def test_the_text_is_had_from_the_disk_or_waited_for(tmp_path, nursery, founders):
-    me = Joiner(tmp_path, *founders)
-    await nursery.start(me.swarm.run)
-    await until(lambda: len(me.swarm.peers()) == 2)
-    me.swarm.pin(CHAIN.genesis.chain_id)
-    got: list[bytes] = []
-
-    async def bring() -> None:
-        got.append(await founding.bring_corpus(me.swarm, me.blobs, CHAIN.genesis, me.log))
-
-    async with trio.open_nursery() as bringing:
-        bringing.start_soon(bring)
-        await until(lambda: me.log.said("waiting for the text"))
-        founders[1].blobs.put(TEXT)
-    assert got == [TEXT] and me.blobs.get(CHAIN.genesis.corpus_digest) == TEXT
-    await bring()
-    assert got == [TEXT, TEXT] and len(me.log.said("text fetched")) == 1
 
 
 def test_a_genesis_is_written_whole(home):

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.words import Words
 from p2pnode import genesis as genesis_module
 from p2pnode.errors import UserError
-from p2pnode.genesis import Founder, Genesis, Refounded, chain_id_of, parse
-from tests.p2pnode.little import identities, make_genesis
+from p2pnode.genesis import Founder, Genesis, Refounded, TokenizerBlob, chain_id_of, parse
+from tests.p2pnode.little import TEXT, identities, make_genesis
 
 GENESIS = make_genesis(identities(3), addresses=("192.0.2.1:7337", "[2001:db8::1]:1", "node.example:65535"))
 DOCUMENT = json.loads(GENESIS.to_bytes())
@@ -42,6 +43,15 @@ def refounded(**changes):
     return {"network": "00" * 32, "height": 1, "block": "00" * 32, **changes}
 
 
+def corpus(**changes):
+    return {**DOCUMENT["corpus"], **changes}
+
+
+def tokenized(**changes):
+    tokenizer = {"bytes": 7, "digest": "00" * 32, **changes}
+    return encoded({**DOCUMENT, "corpus": corpus(bytes=4000, word_bytes=4), "tokenizer": tokenizer})
+
+
 def test_it_comes_back_as_it_was():
     assert parse(GENESIS.to_bytes()) == GENESIS
     assert GENESIS.chain_id == chain_id_of(GENESIS.to_bytes()) and len(GENESIS.chain_id) == 32
@@ -61,6 +71,8 @@ def test_every_field_makes_another_network():
         replace(GENESIS, policy="allowlist", allowlist=(bytes(32), b"\1" * 32)),
         replace(GENESIS, refounded=Refounded(bytes(32), 7, bytes(32))),
         replace(GENESIS, imported=True),
+        replace(GENESIS, words=Words(2, masked=True)),
+        replace(GENESIS, corpus_bytes=4000, words=Words(4), tokenizer=TokenizerBlob(bytes(32), 7)),
     ]
     assert len({genesis.chain_id for genesis in [GENESIS, *others]}) == len(others) + 1
     for other in others:
@@ -148,6 +160,16 @@ def test_there_is_no_float_in_it():
         pytest.param(changed("corpus", "bytes", to=1 << 40), id="more text than anybody holds"),
         pytest.param(changed("corpus", "bytes", to=True), id="a length that is true"),
         pytest.param(changed("corpus", "bytes", to=10.0), id="a length that is a float"),
+        pytest.param(changed("corpus", "word_bytes", to=1), id="bytes by another name"),
+        pytest.param(changed("corpus", "word_bytes", to=3), id="words of three bytes"),
+        pytest.param(changed("corpus", "word_bytes", to=2.0), id="words whose width is a float"),
+        pytest.param(changed("corpus", "masked", to=True), id="bytes with a mark"),
+        pytest.param(changed("corpus", to=corpus(bytes=len(TEXT) | 1, word_bytes=2)), id="half a word"),
+        pytest.param(changed("corpus", to=corpus(word_bytes=2, masked=False)), id="masked where it is not"),
+        pytest.param(changed("tokenizer", to={"bytes": 7, "digest": "00" * 32}), id="a tokenizer, and bytes"),
+        pytest.param(tokenized(bytes=0), id="an empty tokenizer"),
+        pytest.param(tokenized(bytes=1 << 30), id="a tokenizer beyond all bounds"),
+        pytest.param(tokenized(digest="00"), id="a tokenizer without a name"),
         pytest.param(changed("round_seconds_max", to=0), id="no time"),
         pytest.param(changed("probation_contributions", to=0), id="no probation"),
         pytest.param(changed("model", "width", to=10**9), id="a model beyond all bounds"),
