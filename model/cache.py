@@ -68,6 +68,11 @@ class Cache:
         """Tokens read, dropped ones included: the position of the next one."""
         return self.layers[0].seen
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these texts of the batch, (texts,) int64: in another order, some more than once, some not at all."""
+        for layer in self.layers:
+            layer.select(rows)
+
 
 class Held(NamedTuple):
     """What a layer's cache holds, per batch, key head and slot; positions ascend."""
@@ -97,6 +102,11 @@ class LayerCache:
         mixed = (weights.to(value.dtype) @ held.values[:, :, None]).flatten(1, 2)
         self.held = self._evicted(held._replace(worth=self._worth(held, weights, visible=visible, here=here)))
         return mixed
+
+    def select(self, rows: Tensor) -> None:
+        """See Cache."""
+        if self.held is not None:
+            self.held = Held(*(x.index_select(0, rows) for x in self.held))
 
     def _with(self, key: Tensor, value: Tensor, here: Tensor) -> Held:
         positions = here.expand(*key.shape[:2], -1)

@@ -25,6 +25,10 @@ class TokenizerError(ModelError):
     """A tokenizer's file cannot be used, or the tokenizer has no word for a text."""
 
 
+class GenerationError(ModelError):
+    """A text cannot be generated as asked: a setting out of range, another tokenizer, a model without finite logits."""
+
+
 class SnapshotError(ModelError):
     """A file of model or trainer state is missing, damaged, or belongs to another model."""
 

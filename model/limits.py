@@ -51,3 +51,10 @@ HELD_OUT_DIVISOR: Final = 20  # one twentieth of the text is never trained on
 EVALUATION_WINDOWS: Final = 64  # 64 windows of 128: 8,192 predictions, a quarter of a second for tiny
 MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}  # the stop flag is looked at this often
 SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes: the most layers with their momentum are 600 KB
+
+# --- text out (asked for by the node's owner, on whose memory and time it goes) ------------------------------------
+BEAMS_MAX: Final = 64  # each keeps all that it has read: 64 times the memory of one text
+TEMPERATURE_MAX: Final = 100  # beyond, every token is as likely as any other, to a percent
+STOPS_MAX: Final = 16  # each is looked for after every token
+STOP_CHARACTERS_MAX: Final = 256  # so much text is held back before it is shown
+LIKELIEST_MAX: Final = 1000  # rows of a table that nobody reads to its end
