@@ -62,7 +62,7 @@ def byte_level_document(
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": ignore_merges,
-            "vocab": dict(words),
+            "vocab": {**words, **dict(added)},  # the library takes an added token's number from here alone
             "merges": [list(pair) for pair in merges],
         },
     }

@@ -7,7 +7,6 @@ overlaps them, and evaluation reads nothing else.
 
 import hashlib
 import os
-import stat
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from model.limits import (
 from model.words import BYTES, Words
 
 _DOMAIN: Final = b"p2pnode-batch-v1"
-_HINT: Final = "give a plain text file with --data, or leave --data out to use the source of Python's standard library"
+_HINT: Final = "give more with --data, or leave it out to use the source of Python's standard library"
 _LOST_HINT: Final = "restart the node: it fetches the text again from its peers"
 _CHECKED_AT_ONCE: Final = 1 << 20  # tokens; a few megabytes
 _SKIPPED: Final = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"})
@@ -136,29 +135,6 @@ class CorpusFile:
 def smallest_corpus(sequence: int) -> int:
     """In tokens: each held-out slice must hold one whole window."""
     return HELD_OUT_SLICES * HELD_OUT_DIVISOR * (sequence + 1)
-
-
-def load_corpus(path: Path) -> bytes:
-    """The bytes of a text file. Raises CorpusError with one clear line for a person."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise CorpusError(f"{path}: is a directory", _HINT)
-        if not stat.S_ISREG(status.st_mode):
-            raise CorpusError(f"{path}: is not a regular file", _HINT)
-        if status.st_size > CORPUS_BYTES_MAX:
-            raise CorpusError(f"{path}: {status.st_size} bytes, at most {CORPUS_BYTES_MAX} are allowed", "give a part")
-        with path.open("rb") as file:
-            data = file.read(status.st_size)
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror})", _HINT) from None
-    except ValueError as error:
-        if isinstance(error, CorpusError):
-            raise
-        raise CorpusError(f"{str(path)!r}: is no path ({error})", _HINT) from None
-    if not data:
-        raise CorpusError(f"{path}: is empty", _HINT)
-    return data
 
 
 def default_corpus() -> bytes:

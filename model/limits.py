@@ -44,6 +44,12 @@ CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 # --- text ----------------------------------------------------------------------------------------------------------
 CORPUS_BYTES_MAX: Final = 1 << 36  # 64 GiB, 32 billion words of two bytes: what a model of 1.6 billion parameters wants
 TOKENIZER_BYTES_MAX: Final = 64 << 20  # the largest tokenizer.json in use, of 262,144 words, has 33 MB
+FILES_MAX: Final = 1 << 20  # of a folder: their names are in memory, a few hundred megabytes of them
+PIECE_BYTES: Final = 1 << 18  # a file is read, and unpacked, so much at a time
+LINE_CHARACTERS_MAX: Final = 1 << 25  # of a row of jsonl or csv, which is parsed in memory: a hundred megabytes
+UNPACKED_FREE_BYTES: Final = 64 << 20  # so much may come out of any compressed file
+UNPACKED_RATIO_MAX: Final = 250  # and then so many times what went in; text packs to a third or a tenth
+UNPACKING_MEMORY_MAX: Final = 1 << 27  # for the window of zstd or xz: `zstd --long` asks for it
 DEFAULT_CORPUS_BYTES: Final = 4 << 20  # enough that tiny never sees it twice in a demonstration
 SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus
 HELD_OUT_SLICES: Final = 8  # spread over the text, so that no single chapter decides

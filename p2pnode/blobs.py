@@ -319,8 +319,13 @@ class Blobs:
                 del self._leaf_lists[oldest]
 
     def _path(self, digest: bytes) -> Path:
-        name = digest.hex()
-        return self._directory / name[:2] / name
+        return blob_path(self._directory, digest)
+
+
+def blob_path(directory: Path, digest: bytes) -> Path:
+    """Where a blob lies in a home's directory of them."""
+    name = digest.hex()
+    return directory / name[:2] / name
 
 
 class _Leaves:

@@ -23,6 +23,8 @@ from p2pnode.home import Home, find_home
 from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.localnet.flags import localnet
 from p2pnode.simulation.flags import simulate
+from p2pnode.text_commands import ColumnFlag, DataFlag, DatasetFlag, PairsFlag, TokenizerFlag
+from p2pnode.text_commands import app as tokenizer_app
 
 if TYPE_CHECKING:
     from p2pnode.client import Client
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show the settings of a node.", no_args_is_help=False)
 app.add_typer(config_app, name="config", rich_help_panel="Settings")
+app.add_typer(tokenizer_app, name="tokenizer", rich_help_panel="Train")
 
 HomeFlag = Annotated[
     Path | None, typer.Option("--home", metavar="DIR", help="The node's directory.", show_default=False)
@@ -50,9 +53,6 @@ BootstrapFlag = Annotated[
 ]
 ListenFlag = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Where to listen (127.0.0.1:7337).", show_default=False)
-]
-DataFlag = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="The text to found a network on.", show_default=False)
 ]
 SizeFlag = Annotated[
     str | None, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.", show_default=False)
@@ -111,6 +111,10 @@ def init(
     *,
     home: HomeFlag = None,
     data: DataFlag = None,
+    dataset: DatasetFlag = None,
+    column: ColumnFlag = None,
+    pairs: PairsFlag = None,
+    tokenizer: TokenizerFlag = None,
     size: SizeFlag = None,
     moe: MoeFlag = None,
     training: TrainingFlag = None,
@@ -131,6 +135,10 @@ def init(
     """Found a network, or take part in a founder's."""
     of_the_network = {
         "data": data,
+        "dataset": dataset,
+        "column": column,
+        "pairs": pairs,
+        "tokenizer": tokenizer,
         "size": size,
         "moe": moe,
         "training": training,
@@ -142,7 +150,7 @@ def init(
         founder or seed is not None or any(value not in (None, []) for value in of_the_network.values())
     ):
         raise UserError(
-            "--genesis with --founder, --data, --size, --moe, --training, --policy, --allow, --threshold or --seed: the file has decided these",
+            f"--genesis with --founder, --seed, {', '.join(f'--{name}' for name in of_the_network)}: the file has decided these",
             "give --genesis alone",
             exit_code=ExitCode.USAGE,
         )
@@ -151,7 +159,7 @@ def init(
     with place.locked():
         from p2pnode.founding import initialise  # numpy, but no torch: half a second instead of two
 
-        initialise(place, settings, founders=founder or [], genesis_file=genesis, seed=seed)
+        initialise(place, settings, founders=founder or [], genesis_file=genesis, seed=seed, say=_say)
     _say(f"ready in {place}; p2pnode start starts the node")
     return ExitCode.OK
 
@@ -220,6 +228,10 @@ def start(
         int | None, typer.Option(metavar="N", help="Threads of a training step (1).", show_default=False)
     ] = None,
     data: DataFlag = None,
+    dataset: DatasetFlag = None,
+    column: ColumnFlag = None,
+    pairs: PairsFlag = None,
+    tokenizer: TokenizerFlag = None,
     size: SizeFlag = None,
     moe: MoeFlag = None,
     training: TrainingFlag = None,

@@ -1,7 +1,7 @@
 """The node's own settings and where each came from: flag, environment, config.toml or default, in this order.
 
 What it is: everything one operator decides for one node. What it is not: the network's constants; those stand in the genesis, and the
-settings ``size``, ``moe``, ``training``, ``data`` and ``policy`` only say what to found a network with, or what a joiner expects to find.
+settings ``size``, ``moe``, ``training``, ``policy`` and those of the text only say what to found a network with, or what a joiner expects to find.
 
 For editors: a setting is one entry in ``SETTINGS`` and one field of ``Config``; both or none. A setting that nothing reads does not
 exist. Every refusal names the place (flag, variable, or file and line), the key, the value, and what would be right.
@@ -35,6 +35,7 @@ NAME_CHARACTERS_MAX = 64  # a name is shown in tables
 THREADS_MAX = 4096  # catches a typing error, not a machine
 UPLOAD_MBIT_MAX = 1_000_000  # the same, for a link
 BOOTSTRAP_MAX = 64  # a list that a person typed; the address book finds the rest
+DATA_MAX = 1024  # names in a list that a person typed; a folder or a pattern names more files at once
 ALLOWED_MAX = 1024  # eight committees of the largest size; the genesis that lists them travels
 CONFIG_BYTES_MAX = 64 * 1024  # a settings file is a page; anything longer is another file by mistake
 
@@ -74,7 +75,11 @@ class Config:
     listen: Endpoint = DEFAULT_LISTEN
     announce: Endpoint | None = None  # None: the address listened on
     upload_mbit: float | None = None  # None: as fast as the link takes it; votes are never held back
-    data: Path | None = None  # None: the source text of Python's standard library
+    data: tuple[Path | str, ...] = ()  # files, folders, patterns, or text of the word "synthetic"; with the next:
+    dataset: tuple[str, ...] = ()  # none of either: the source text of Python's standard library
+    column: tuple[str, ...] = ()  # of jsonl, csv and parquet; none: text; two: an input and a target
+    pairs: bool | None = None  # lines `input |target` in plain text; None: where every line is one
+    tokenizer: Path | str | None = None  # a tokenizer.json, or the name of one; None: bytes
     size: str = "tiny"
     moe: bool = False  # the size's variant with experts
     training: Path | None = None  # a JSON file; None: as model/config.py has it
@@ -274,6 +279,36 @@ def _path(value: object) -> Path:
     return Path(_text(str(value) if isinstance(value, Path) else value)).expanduser()
 
 
+def _data(value: object) -> tuple[Path | str, ...]:
+    """One path as text, or a list of them; made-up text has a name and no place."""
+    parts = list(value) if isinstance(value, list | tuple) else [value]
+    if not parts or len(parts) > DATA_MAX:
+        raise _Invalid(f"1 to {DATA_MAX} files, folders or patterns")
+    return tuple(
+        part if isinstance(part, str) and part.partition(":")[0] == "synthetic" else _path(part) for part in parts
+    )
+
+
+def _names(value: object) -> tuple[str, ...]:
+    parts = list(value) if isinstance(value, list | tuple) else [value]
+    if not parts or len(parts) > DATA_MAX:
+        raise _Invalid(f"1 to {DATA_MAX} names")
+    return tuple(_text(part) for part in parts)
+
+
+def _columns(value: object) -> tuple[str, ...]:
+    names = _names(value)
+    if len(names) > 2:
+        raise _Invalid("the column of the text, or two: of the input and of the target")
+    return names
+
+
+def _tokenizer(value: object) -> Path | str:
+    text = _text(str(value) if isinstance(value, Path) else value)
+    is_place = isinstance(value, Path) or text.endswith(".json") or os.sep in text or Path(text).exists()
+    return Path(text).expanduser() if is_place and text != "bytes" else text
+
+
 def _choice(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in choices:
@@ -340,7 +375,11 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "listen": _endpoint,
         "announce": _dialable,
         "upload_mbit": _upload_mbit,
-        "data": _path,
+        "data": _data,
+        "dataset": _names,
+        "column": _columns,
+        "pairs": _switch,
+        "tokenizer": _tokenizer,
         "size": _text,
         "moe": _switch,
         "training": _path,
@@ -366,6 +405,8 @@ def _read(key: str, value: object, *, place: str, base: Path) -> object:
         code = ExitCode.USAGE if from_flag else ExitCode.SET_UP
         raise UserError(f"{where} {_shown(value)}: {wrong.reason}", f"it takes {wrong.takes}", exit_code=code) from None
     # A path in the file is relative to the home, so that the node finds it from any working directory.
+    if isinstance(read, tuple):
+        return tuple(base / part if isinstance(part, Path) else part for part in read)
     return (base / read) if isinstance(read, Path) else read
 
 

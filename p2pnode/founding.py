@@ -16,9 +16,9 @@ import trio
 
 import transport
 from model.config import ModelConfig, TrainingConfig, check_together
-from model.data import Corpus, default_corpus, load_corpus
-from model.errors import ConfigError, CorpusError, SnapshotError
+from model.errors import ConfigError, SnapshotError
 from model.replica import Replica
+from model.tokenizer import ByteTokenizer
 from p2pnode import texts
 from p2pnode.blobs import Blobs
 from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
@@ -34,6 +34,7 @@ from p2pnode.genesis import (
 )
 from p2pnode.home import Home
 from p2pnode.logs import Logger
+from p2pnode.reading import SETTINGS_OF_TEXT, Say, digest_of_text, make, tokenizer_for, tokenizer_named
 from p2pnode.tokens import Token, parse_token
 from p2pnode.wire import Method
 from transport import content
@@ -64,6 +65,7 @@ def initialise(
     founders: Sequence[str] = (),
     genesis_file: Path | None = None,
     seed: int | None = None,
+    say: Say = lambda line: None,
 ) -> Genesis:
     """Make a home part of a network without starting it: found one (``founders`` are the others), or take a genesis from a file.
 
@@ -76,41 +78,39 @@ def initialise(
     identity = identity_of(home)
     if genesis_file is not None:
         genesis = read_genesis(genesis_file)
-        own_text = load_text(config) if config.given("data") else None
-        if own_text is not None:
-            keep_corpus(open_blobs(home), genesis, own_text, origin=str(config.data))
+        if names_a_text(config):
+            keep_corpus(home, config, genesis, say=say)
     else:
-        genesis = _found(home, config, identity, founders=founders, seed=seed)
+        genesis = _found(home, config, identity, founders=founders, seed=seed, say=say)
     write_genesis(home, genesis)
     return genesis
 
 
 def _found(
-    home: Home, config: Config, identity: transport.Identity, *, founders: Sequence[str], seed: int | None
+    home: Home, config: Config, identity: transport.Identity, *, founders: Sequence[str], seed: int | None, say: Say
 ) -> Genesis:
-    text = load_text(config)
+    tokenizer = tokenizer_named(config)
     try:
         training = training_of(config)
-        model = ModelConfig.named(config.size, moe=config.moe)
-        check_together(model, training)
-        Corpus(text, training.sequence)
-    except (ConfigError, CorpusError) as problem:
+        model = ModelConfig.named(config.size, moe=config.moe, vocabulary=tokenizer.vocabulary)
+        check_together(model, training, vocabulary=tokenizer.vocabulary)
+    except ConfigError as problem:
         raise SetUpError(problem.message, problem.hint) from None
+    policy, allowed = admission(config)
     nonce = random_bytes(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
-    blobs = open_blobs(home)
-    digest = blobs.put(text)
-    blobs.make_durable([digest])  # nobody else has it
+    text = make(home, config, open_blobs(home), tokenizer, sequence=training.sequence, say=say)
     replica = Replica.initial(model, training, model_seed(nonce))
     own = Founder(identity.public_key, str(config.announce or config.listen))
     everybody = {own.public_key: own} | {f.public_key: f for f in map(parse_founder, founders)}
-    policy, allowed = admission(config)
     return Genesis(
         nonce=nonce,
         founders=tuple(everybody[key] for key in sorted(everybody)),
         model=model,
         training=training,
-        corpus_digest=digest,
-        corpus_bytes=len(text),
+        corpus_digest=text.digest,
+        corpus_bytes=text.length,
+        words=text.words,
+        tokenizer=text.tokenizer,
         model_root=content.content_digest(replica.leaves(), replica.byte_length),
         policy=policy,
         probation_contributions=PROBATION_CONTRIBUTIONS,
@@ -156,24 +156,27 @@ def parse_founder(text: str) -> Founder:
     return Founder(public_key, str(endpoint))
 
 
-def load_text(config: Config) -> bytes:
-    """The text to found a network on: ``--data``, or the source text of Python's own standard library."""
-    try:
-        return load_corpus(config.data) if config.data is not None else default_corpus()
-    except CorpusError as problem:
-        raise SetUpError(problem.message, problem.hint) from None
+def names_a_text(config: Config) -> bool:
+    """Whether a person chose the text, in whatever way."""
+    return any(config.given(setting) for setting in SETTINGS_OF_TEXT)
 
 
-def keep_corpus(blobs: Blobs, genesis: Genesis, text: bytes, *, origin: str) -> None:
+def keep_corpus(home: Home, config: Config, genesis: Genesis, *, say: Say) -> None:
     """Keep a text that is the network's. Raises SetUpError where it is not."""
-    digest = content.digest_of(text)
-    if digest != genesis.corpus_digest:
+    blobs = open_blobs(home)
+    tokenizer = tokenizer_for(genesis, config)
+    made = make(home, config, blobs, tokenizer, sequence=genesis.training.sequence, say=say)
+    if made.digest != genesis.corpus_digest:
+        blobs.drop(made.digest)
         raise SetUpError(
-            f"{origin}: not this network's text (digest {digest.hex()[:16]}, the genesis names {genesis.corpus_digest.hex()[:16]})",
+            f"{_named(config)}: not this network's text (digest {made.digest.hex()[:16]}, "
+            f"the genesis names {genesis.corpus_digest.hex()[:16]})",
             "leave --data out: the text comes from the peers",
         )
-    blobs.put(text, digest)
-    blobs.make_durable([digest])
+
+
+def _named(config: Config) -> str:
+    return ", ".join(map(str, (*config.data, *config.dataset))) or "the text"
 
 
 def read_genesis(path: Path) -> Genesis:
@@ -229,10 +232,21 @@ def check_flags(config: Config, genesis: Genesis) -> None:
         )
     if config.invite is not None:
         check_token(parse_token(config.invite), genesis)
-    if config.given("data"):
-        digest = content.digest_of(load_text(config))
+    if config.given("tokenizer"):
+        _check_tokenizer(config, genesis)
+    if names_a_text(config):
+        digest = digest_of_text(genesis, config, say=lambda line: None)
         if digest != genesis.corpus_digest:
             raise _differs("data", f"text {digest.hex()[:16]}", f"text {genesis.corpus_digest.hex()[:16]}")
+
+
+def _check_tokenizer(config: Config, genesis: Genesis) -> None:
+    tokenizer = tokenizer_named(config)
+    given = None if isinstance(tokenizer, ByteTokenizer) else content.digest_of(tokenizer.to_json())
+    held = None if genesis.tokenizer is None else genesis.tokenizer.digest
+    if given != held:
+        names = ("bytes" if digest is None else digest.hex()[:16] for digest in (given, held))
+        raise _differs("tokenizer", *(f"{name}" for name in names))
 
 
 def training_of(config: Config) -> TrainingConfig:

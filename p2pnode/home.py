@@ -72,6 +72,10 @@ class Home:
         return self.path / "trainer"
 
     @property
+    def text_seen(self) -> Path:
+        return self.path / "text.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "node.lock"
 

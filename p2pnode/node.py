@@ -164,9 +164,9 @@ class Node:
                     "--invite without --bootstrap: an invitation is to a network that is there already",
                     "add --bootstrap HOST:PORT, as in the line that p2pnode invite prints",
                 )
-            self.genesis = founding.initialise(self.home, self.config)
+            self.genesis = founding.initialise(self.home, self.config, say=self.log.info)
             self._warn_open()
-        if self.genesis is not None:
+        elif self.genesis is not None:
             founding.check_flags(self.config, self.genesis)
 
     def _warn_open(self) -> None:

@@ -10,11 +10,12 @@ certificates prove, never what a file claims.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import consensus
 from model.errors import PayloadError, SnapshotError
 from model.replica import Replica
-from p2pnode import founding
+from p2pnode import founding, texts
 from p2pnode.blobs import Blobs
 from p2pnode.blocksync import decision_problem
 from p2pnode.config import Config
@@ -26,6 +27,7 @@ from p2pnode.recovery import restore_decisions
 from p2pnode.store import Store
 from p2pnode.wire import BLOCKS_PER_REQUEST_MAX
 
+COPIED_BYTES = 1 << 20  # at a time
 _HINT = "another survivor's home may hold it; p2pnode verify says what is wrong with this one"
 
 
@@ -55,13 +57,18 @@ def refound(home: Home, config: Config, *, source: Home, founders: Sequence[str]
 
 def _refound(home: Home, config: Config, *, source: Home, founders: Sequence[str]) -> tuple[Genesis, LastModel]:
     last = last_model(source)
-    text = Blobs(source.blobs, source.snapshots).get(last.genesis.corpus_digest)
+    old = Blobs(source.blobs, source.snapshots)
+    text = old.checked_file(last.genesis.corpus_digest)
     if text is None:
         raise SetUpError(f"{source} does not hold the network's text", _HINT)
+    tokenizer = texts.tokenizer_of(last.genesis, old)
     blobs, identity = founding.open_blobs(home), founding.identity_of(home)
-    blobs.put(text, last.genesis.corpus_digest)
+    with text.open("rb") as file:
+        blobs.put_chunks(iter(partial(file.read, COPIED_BYTES), b""))
+    if last.genesis.tokenizer is not None:
+        blobs.put_durably(tokenizer.to_json())
     blobs.put(last.replica.read(0, last.replica.byte_length), last.state.model_root)
-    blobs.make_durable([last.genesis.corpus_digest, last.state.model_root])
+    blobs.make_durable([last.state.model_root])
     own = Founder(identity.public_key, str(config.announce or config.listen))
     everybody = {own.public_key: own} | {f.public_key: f for f in map(founding.parse_founder, founders)}
     genesis = replace(

@@ -71,7 +71,9 @@ async def open_network(plan: Plan) -> AsyncIterator["Network"]:
             text = directory / "text"
             text.write_bytes(TEXT)
             options = LocalnetOptions(
-                nodes=plan.nodes, size=_size(plan.size, directory), data=None if plan.heights == "learned" else text
+                nodes=plan.nodes,
+                size=_size(plan.size, directory),
+                data=() if plan.heights == "learned" else (str(text),),
             )
             nodes = await found(fleet, options, directory)
             try:

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
+from p2pnode.text_commands import DataFlag, TokenizerFlag
+
 
 def localnet(
     *,
     nodes: Annotated[int, typer.Option(metavar="N", help="How many nodes.")] = 4,
     rounds: Annotated[int, typer.Option(metavar="N", help="Rounds to commit.")] = 20,
-    data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The text to found a network on.", show_default=False)
-    ] = None,
+    data: DataFlag = None,
+    tokenizer: TokenizerFlag = None,
     size: Annotated[str, typer.Option(metavar="NAME", help="tiny, small, base, 1b, 8b or a JSON file.")] = "tiny",
     moe: Annotated[bool, typer.Option("--moe", help="With experts: eight of half the width.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Of whatever is drawn at random.")] = 0,
@@ -55,7 +56,8 @@ def localnet(
     options = LocalnetOptions(
         nodes=nodes,
         rounds=rounds,
-        data=data,
+        data=tuple(data or ()),
+        tokenizer=tokenizer,
         size=size,
         moe=moe,
         seed=seed,

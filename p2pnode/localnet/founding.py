@@ -7,6 +7,7 @@ homes can take it. Only the first ``init`` builds a model (for the root of M(0))
 """
 
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 
 import trio
@@ -66,6 +67,11 @@ async def newcomer(fleet: Fleet, options: LocalnetOptions, nodes: Sequence[Node]
     return node
 
 
+def _from_anywhere(name: str) -> str:
+    """What means a file or a pattern here, as it is called from another directory; any other name as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() or has_magic(name) else name
+
+
 def forecast_in(directory: Path) -> Path:
     """Where the nodes of a run read what their links are like."""
     return directory / "weather.json"
@@ -77,10 +83,11 @@ async def _take_genesis(fleet: Fleet, node: Node, genesis: Path) -> None:
 
 
 def _founding_command(node: Node, options: LocalnetOptions, founders: list[str]) -> tuple[str, ...]:
-    data = ("--data", str(options.data.absolute())) if options.data else ()
+    data = [word for name in options.data for word in ("--data", _from_anywhere(name))]
+    tokenizer = () if options.tokenizer is None else ("--tokenizer", _from_anywhere(options.tokenizer))
     founder_flags = [word for founder in founders for word in ("--founder", founder)]
     return (
         *(*PYTHON, "p2pnode", "init", "--home", str(node.home), "--size", options.size),
         *(("--moe",) if options.moe else ()),
-        *("--policy", "open", "--seed", str(options.seed), *data, *founder_flags),
+        *("--policy", "open", "--seed", str(options.seed), *data, *tokenizer, *founder_flags),
     )

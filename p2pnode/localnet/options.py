@@ -7,6 +7,7 @@ For editors: an option needs a reason that a user has; what can be derived is de
 """
 
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 from p2pnode.errors import ExitCode, UserError
@@ -32,7 +33,8 @@ class LocalnetOptions:
 
     nodes: int = 4
     rounds: int = 20
-    data: Path | None = None
+    data: tuple[str, ...] = ()
+    tokenizer: str | None = None
     size: str = "tiny"
     moe: bool = False
     seed: int = 0
@@ -86,8 +88,9 @@ def check_options(options: LocalnetOptions) -> None:
     _check_faults(options)
     check_weather(options.weather, nodes=options.nodes)
     _check_churn(options)
-    if options.data is not None and not options.data.is_file():
-        raise _refuse(f"--data {options.data}: no such file", "give a text file")
+    for name in options.data:
+        if not (Path(name).exists() or has_magic(name) or name.partition(":")[0] == "synthetic"):
+            raise _refuse(f"--data {name}: no such file", "give a text file")
     if options.home is not None and options.home.exists() and not _is_empty_directory(options.home):
         raise _refuse(f"--home {options.home}: exists and is not an empty directory", "name a new directory")
 

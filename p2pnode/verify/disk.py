@@ -25,6 +25,7 @@ from p2pnode.verify.report import Report
 from p2pnode.vote_records import Announced, Decided, Moved, Signed, VoteRecord
 from p2pnode.wal import recover
 from transport import content
+from transport.limits import LEAF_BYTES
 
 _KEY_FILE = re.compile(rb"[0-9a-f]{64}\n?")
 _DIGEST_NAME = re.compile(r"[0-9a-f]{64}")
@@ -251,15 +252,25 @@ def check_blobs(home: Home, report: Report, progress: Callable[[str], None]) -> 
             report.note(f"{name}: no name of a payload")
             continue
         try:
-            data = path.read_bytes()
+            digest, length = _digest_of_file(path)
         except FileNotFoundError:
             continue  # a running node has swept it
         except OSError as problem:
             report.fault(name, str(problem))
             continue
-        if content.digest_of(data).hex() != path.name:
-            report.fault(name, f"its {len(data)} bytes are not those of its name")
+        if digest.hex() != path.name:
+            report.fault(name, f"its {length} bytes are not those of its name")
             continue
         report.payloads += 1
         if report.payloads % 1000 == 0:
             progress(f"{report.payloads} payloads")
+
+
+def _digest_of_file(path: Path) -> tuple[bytes, int]:
+    """A leaf at a time: a text may be larger than the memory. Raises OSError."""
+    length, hashes = 0, []
+    with path.open("rb") as file:
+        while leaf := file.read(LEAF_BYTES):
+            length += len(leaf)
+            hashes.append(content.leaf_hash(leaf))
+    return content.digest_of_hashes(hashes, length), length

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.data import Corpus, default_corpus, load_corpus, smallest_corpus
+from model.data import Corpus, CorpusFile, default_corpus, smallest_corpus
 from model.errors import CorpusError
+from model.words import BYTES, Words
 
 CHAIN, AUTHOR = bytes(range(32)), bytes(range(32, 64))
 
@@ -100,36 +101,50 @@ def test_the_default_text_is_real_bounded_and_the_same_twice() -> None:
     Corpus(text)
 
 
-def test_a_text_is_read_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [BYTES, Words(2), Words(2, masked=True), Words(4)], ids=str)
+def test_a_file_gives_the_windows_that_its_bytes_give(tmp_path: Path, words: Words) -> None:
+    tokens = np.random.default_rng(1).integers(0, 200, 60_000)
     path = tmp_path / "text"
-    path.write_bytes(b"\x00\xff caf\xc3\xa9\r\n")
-    assert load_corpus(path) == b"\x00\xff caf\xc3\xa9\r\n"
+    path.write_bytes(words.pack(tokens))
+    held, file = Corpus(path.read_bytes(), words=words), Corpus(CorpusFile(path, path.stat().st_size), words=words)
+    for corpus in (held, file):
+        assert corpus.tokens == 60_000
+        corpus.check(vocabulary=200)
+    assert np.array_equal(held.held_out(), file.held_out())
+    windows = file.batch(8, chain_id=CHAIN, height=3, author=AUTHOR, step=1)
+    assert np.array_equal(windows, held.batch(8, chain_id=CHAIN, height=3, author=AUTHOR, step=1))
+    assert windows.shape == (8, 129) and windows.dtype == np.int64
+    starts = [np.flatnonzero((np.lib.stride_tricks.sliding_window_view(tokens, 129) == w).all(axis=1)) for w in windows]
+    assert all(len(found) == 1 for found in starts), "windows are pieces of the text, whatever a word takes"
 
 
-def test_an_unusable_text_is_one_clear_error(tmp_path: Path) -> None:
-    empty, pipe, loop = (tmp_path / name for name in ("empty", "pipe", "loop"))
-    empty.write_bytes(b"")
-    os.mkfifo(pipe)
-    loop.symlink_to(loop)
-    for path in (
-        tmp_path / "missing",
-        tmp_path,
-        empty,
-        pipe,
-        loop,
-        empty / "below",
-        Path("a\0b"),
-        Path("x" * 5000),
-    ):
-        with pytest.raises(CorpusError) as caught:
-            load_corpus(path)
-        assert caught.value.message and caught.value.hint, path
+def test_what_is_not_to_be_learned_is_negative_in_a_window() -> None:
+    words = Words(2, masked=True)
+    text = b"".join(words.pack([7] * 4, silent=True) + words.pack([9]) for _ in range(6000))
+    windows = Corpus(text, words=words).batch(4, chain_id=CHAIN, height=1, author=AUTHOR, step=0)
+    assert set(np.unique(windows)) == {~7, 9}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
-def test_a_text_without_permission_is_one_clear_error(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_bytes(b"x")
-    path.chmod(0)
+def test_a_token_that_no_model_has_is_found(tmp_path: Path) -> None:
+    words = Words(2)
+    tokens = np.full(1 << 21, 5)
+    tokens[-1] = 300
+    corpus = Corpus(words.pack(tokens), words=words)
+    corpus.check(vocabulary=301)
+    with pytest.raises(CorpusError, match="a token 300, and the vocabulary 300"):
+        corpus.check(vocabulary=300)
+    with pytest.raises(CorpusError, match="no words of 2"):
+        Corpus(bytes(60_001), words=words)
+
+
+def test_a_file_that_is_gone_or_shorter_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(bytes(60_000))
+    corpus = Corpus(CorpusFile(path, 60_000))
+    path.write_bytes(bytes(1000))
+    with pytest.raises(CorpusError, match="shorter than it was") as caught:
+        corpus.held_out()
+    assert "restart" in caught.value.hint
+    path.unlink()
     with pytest.raises(CorpusError, match="cannot be read"):
-        load_corpus(path)
+        corpus.batch(8, chain_id=CHAIN, height=1, author=AUTHOR, step=0)

@@ -80,6 +80,20 @@ def test_padding_counts_for_nothing_in_whichever_micro_batch(monkeypatch: pytest
     assert torch.linalg.vector_norm(parts - whole) < 1e-5 * torch.linalg.vector_norm(whole)
 
 
+def test_evaluation_is_the_mean_over_what_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of windows, some of which may be inputs alone."""
+    masked = WINDOWS.copy()
+    masked[0] = ~masked[0]
+    masked[1, 4:] = ~masked[1, 4:]
+    one = learner()
+    at_once = one.evaluate(masked)
+    monkeypatch.setitem(MICRO_BATCH_TOKENS, "cpu", 24)
+    assert one.evaluate(masked) == pytest.approx(at_once, rel=1e-6)
+    part = one._micro_batches(masked)[1]
+    assert one.evaluate(masked[:2]) == pytest.approx(one.model.loss(part).item(), rel=1e-6)
+    assert one.evaluate(masked[:1]) == 0.0
+
+
 def test_the_gradient_is_cut_to_its_length_and_no_shorter() -> None:
     """By what SGD without a memory moves, for a step is then the gradient itself."""
     plain = TrainingConfig(

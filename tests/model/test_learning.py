@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig, TrainingConfig
-from model.data import Corpus, load_corpus
+from model.data import Corpus
 from model.initial import initial_parameters
 from model.learner import Learner
 from tests.model.markov import Markov
@@ -86,6 +86,6 @@ def test_a_source_is_learned_to_its_entropy(say: Callable[[str], None]) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(not SHAKESPEARE, reason="TINY_SHAKESPEARE names no text")
 def test_shakespeare_is_learned_as_well_as_by_nanogpt(say: Callable[[str], None]) -> None:
-    loss = train(RECIPE, TRAINING, load_corpus(Path(SHAKESPEARE)))
+    loss = train(RECIPE, TRAINING, Path(SHAKESPEARE).read_bytes())
     say(f"Shakespeare, {RECIPE.parameters / 1e6:.2f} M parameters: held-out {loss:.4f} nats per character (1.90)")
     assert loss <= 1.90

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig, TrainingConfig
-from model.data import Corpus, default_corpus, load_corpus
+from model.data import Corpus, default_corpus
 from model.error_feedback import ErrorFeedback
 from model.replica import Replica
 from model.trainer import Trainer
@@ -112,7 +112,7 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def text() -> bytes:
-    return load_corpus(SHAKESPEARE) if SHAKESPEARE.exists() else default_corpus()
+    return SHAKESPEARE.read_bytes() if SHAKESPEARE.exists() else default_corpus()
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,23 @@ def test_the_loss_is_the_mean_over_what_is_predicted(name: str) -> None:
         assert model.losses(part).prediction.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "experts"])
+def test_a_token_that_nobody_predicts_is_read_all_the_same(name: str) -> None:
+    config = variant(name)
+    model, _ = build(config)
+    whole = windows(config, 3, 12)
+    part, silent = whole.clone(), torch.zeros_like(whole, dtype=torch.bool)
+    silent[:, :5] = silent[1, 9] = True
+    part[silent] = ~part[silent]
+    with torch.no_grad():
+        logs = torch.log_softmax(model(whole[:, :-1]).double(), dim=-1)
+        nats = [-logs[b, t, whole[b, t + 1]] for b in range(3) for t in range(12) if not silent[b, t + 1]]
+        assert len(nats) == 3 * 8 - 1
+        expected = torch.stack(nats).mean().item()
+        assert model.loss(part).item() == pytest.approx(expected, rel=1e-6)
+        assert model.losses(part).prediction.item() == pytest.approx(expected, rel=1e-6)
+
+
 def step(config: ModelConfig, parts: list[torch.Tensor]) -> tuple[list[float], torch.Tensor]:
     """The losses and the gradient of one optimizer step."""
     model, flat = build(config)

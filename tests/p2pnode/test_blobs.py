@@ -46,6 +46,41 @@ def test_what_is_put_is_had_under_its_digest(blobs):
     )
 
 
+@pytest.mark.parametrize("size", [1000, LEAF_BYTES, LEAF_BYTES + 1, 10 * LEAF_BYTES])
+def test_what_comes_piece_by_piece_is_one_blob(blobs, size):
+    chunks = [DATA[start : start + size] for start in range(0, len(DATA), size)]
+    assert blobs.put_chunks(iter(chunks)) == (content.digest_of(DATA), len(DATA))
+    digest = blobs.digest_of_chunks(chunks)
+    assert digest == content.digest_of(DATA) and blobs.get(digest) == DATA and blobs.is_durable(digest)
+    assert blobs.known_leaf_hashes(digest) == content.leaf_hashes(content.split(DATA))
+    assert blobs.checked_file(digest) == file_of(blobs, digest)
+    assert blobs.put_chunks([])[0] == content.digest_of(b"")
+
+
+def test_what_breaks_off_leaves_nothing(blobs, tmp_path):
+    def broken():
+        yield DATA
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        blobs.put_chunks(broken())
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+
+
+def test_a_file_is_read_once_before_it_is_used(tmp_path):
+    digest = Blobs(tmp_path / "blobs", tmp_path / "snapshots").put(DATA)
+    damage(tmp_path / "blobs" / digest.hex()[:2] / digest.hex())
+    fresh = Blobs(tmp_path / "blobs", tmp_path / "snapshots")
+    assert fresh.checked_file(digest) is None and not file_of(fresh, digest).exists()
+    assert fresh.checked_file(bytes(32)) is None
+
+
+def test_room_is_asked_for_before_it_is_taken(blobs):
+    blobs.check_room(1)
+    with pytest.raises(OSError, match="more bytes are needed"):
+        blobs.check_room(1 << 60)
+
+
 def test_a_damaged_file_counts_as_absent_and_is_replaced(blobs):
     digest = blobs.put(DATA)
     damage(file_of(blobs, digest))

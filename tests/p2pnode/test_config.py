@@ -49,7 +49,11 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         listen = "0.0.0.0:7337"
         announce = "node.example.org:7337"
         upload_mbit = 20
-        data = "text/all.txt"
+        data = ["text/all.txt", "synthetic:1M", "more/*.md"]
+        dataset = "wikitext-2"
+        column = ["question", "answer"]
+        pairs = false
+        tokenizer = "mine.json"
         size = "base"
         moe = true
         precision = "bf16"
@@ -67,7 +71,9 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     )
     config = load_config({"home": home.path}, environ={})
     assert config.bootstrap == (Endpoint("192.0.2.1", 7337), Endpoint("2001:db8::1", 7337))
-    assert config.data == home.path / "text/all.txt", "a path in the file is relative to the home"
+    assert config.data == (home.path / "text/all.txt", "synthetic:1M", home.path / "more/*.md"), "relative to the home"
+    assert (config.dataset, config.column, config.pairs) == (("wikitext-2",), ("question", "answer"), False)
+    assert config.tokenizer == home.path / "mine.json"
     assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
     assert config.upload_mbit == 20.0 and config.moe is True
     assert (config.precision, config.training) == ("bf16", home.path / "training.json")

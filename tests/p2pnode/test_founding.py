@@ -43,7 +43,7 @@ def settings(home: Home, given: tuple[str, ...] = (), **values: Any) -> Config:
 @pytest.fixture
 def founder(home, tmp_path):
     """The settings of a founder of a small network."""
-    return settings(home, size=str(size_file(tmp_path)), data=text_file(tmp_path))
+    return settings(home, size=str(size_file(tmp_path)), data=(text_file(tmp_path),))
 
 
 # --- founding ---------------------------------------------------------------------------------------------------------------------------
@@ -133,8 +133,11 @@ def test_what_is_no_founder_is_refused(text):
         ({"size": "enormous"}, "no size named"),
         ({"size": "enormous", "moe": True}, "no variant of enormous with experts"),
         ({"training": Path("nowhere.json")}, "no training named 'nowhere.json'"),
-        ({"data": Path("nowhere.txt")}, "nowhere.txt"),
-        ({"data": Path(__file__).parent}, "tests"),
+        ({"data": (Path("nowhere.txt"),)}, "nowhere.txt"),
+        ({"data": (Path("nothing/*.txt"),)}, "nothing matches"),
+        ({"data": ("synthetic:much",)}, "synthetic:much"),
+        ({"tokenizer": Path("nowhere.json")}, "nowhere.json"),
+        ({"tokenizer": "no_base"}, "no tokenizer 'no_base'"),
     ],
 )
 def test_what_nobody_can_found_with_is_one_line(home, founder, changes, message):
@@ -147,7 +150,7 @@ def test_a_text_that_is_too_short_is_one_line(home, founder, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("too short to learn from")
     with pytest.raises(SetUpError):
-        initialise(home, replace(founder, data=short))
+        initialise(home, replace(founder, data=(short,)))
     assert not home.initialised
 
 
@@ -188,22 +191,22 @@ def test_a_text_of_another_network_is_not_kept(home, tmp_path):
     other = tmp_path / "other.txt"
     other.write_bytes(TEXT + b"more")
     with pytest.raises(SetUpError, match="not this network's text"):
-        initialise(home, settings(home, ("data",), data=other), genesis_file=genesis_file)
+        initialise(home, settings(home, ("data",), data=(other,)), genesis_file=genesis_file)
     assert not home.initialised
-    initialise(home, settings(home, ("data",), data=text_file(tmp_path)), genesis_file=genesis_file)
+    initialise(home, settings(home, ("data",), data=(text_file(tmp_path),)), genesis_file=genesis_file)
     assert open_blobs(home).get(CHAIN.genesis.corpus_digest) == TEXT
 
 
 def test_flags_that_differ_from_the_network_are_refused_with_both_values(home, tmp_path):
     genesis = CHAIN.genesis
-    check_flags(settings(home, ("size", "data"), size=str(size_file(tmp_path)), data=text_file(tmp_path)), genesis)
+    check_flags(settings(home, ("size", "data"), size=str(size_file(tmp_path)), data=(text_file(tmp_path),)), genesis)
     check_flags(settings(home, size="tiny", policy="invite"), genesis)  # not given, so not compared
     for flag, value, held in [
         ("network", "00" * 32, genesis.chain_id.hex()),
         ("size", "tiny", "a model of"),
         ("moe", True, "a model of"),
         ("policy", "invite", "open"),
-        ("data", Path(__file__), "text"),
+        ("data", (Path(__file__),), "text"),
     ]:
         with pytest.raises(SetUpError, match="--size tiny --moe" if flag == "moe" else f"--{flag}") as caught:
             check_flags(settings(home, (flag,), **{flag: value}), genesis)

@@ -273,7 +273,7 @@ REFUSED = [
         "--churn with 4 honest nodes: one leaves and one is down at any time",
     ),
     (LocalnetOptions(nodes=8, churn=3, kill=1), "--kill with --churn: churn kills by itself"),
-    (LocalnetOptions(data=Path("absent.txt")), "--data absent.txt: no such file"),
+    (LocalnetOptions(data=("absent.txt",)), "--data absent.txt: no such file"),
 ]
 
 

@@ -1,0 +1,92 @@
+"""A column of a parquet file, a few rows at a time (extra `parquet`: pyarrow)."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Final
+
+from model.errors import CorpusError
+from model.limits import LINE_CHARACTERS_MAX
+from model.text.census import Census, Piece
+from model.text.pairs import pair
+from model.text.rows import TEXT_COLUMN, missing
+
+MAGIC: Final = b"PAR1"
+_ROWS_AT_ONCE: Final = 64  # of any length: few are enough
+_THRIFT_MAX: Final = 1 << 26  # of the footer, which the library takes at its word else
+
+
+def parquet(pieces: Iterable[bytes], columns: Sequence[str], census: Census, name: str) -> Iterator[Piece]:
+    """From a stream, by way of a temporary file: the table of contents stands at the end. Raises CorpusError."""
+    with tempfile.TemporaryFile() as file:
+        try:
+            for piece in pieces:
+                file.write(piece)
+            file.seek(0)
+        except OSError as problem:
+            raise CorpusError(
+                f"{name}: no room to unpack it in {tempfile.gettempdir()} ({problem.strerror})",
+                "set TMPDIR to a folder with room, or unpack it yourself",
+            ) from None
+        yield from parquet_file(file, columns, census, name)
+
+
+def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: str) -> Iterator[Piece]:
+    """From a file that can be read anywhere. Raises CorpusError."""
+    arrow = _library()
+    try:
+        bounds = {"thrift_string_size_limit": _THRIFT_MAX, "thrift_container_size_limit": _THRIFT_MAX}
+        contents = arrow.parquet.ParquetFile(file, **bounds)
+        wanted = _columns(contents.schema_arrow, columns, name, arrow)
+        table = arrow.parquet.ParquetFile(
+            file,
+            metadata=contents.metadata,
+            read_dictionary=wanted,  # a text that stands a million times in it is there once
+            pre_buffer=False,
+            buffer_size=1 << 16,
+            **bounds,
+        )
+        for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted, use_threads=False):
+            for row in zip(*(batch.column(column) for column in wanted), strict=True):
+                yield from _pieces([cell.as_py() for cell in row], census, name)
+    except (arrow.ArrowException, OSError, ValueError) as problem:
+        if isinstance(problem, CorpusError):
+            raise
+        reason = " ".join(str(problem).split())[:200]
+        raise CorpusError(
+            f"{name}: not a whole parquet file ({reason})", "fetch the file again, or leave it out"
+        ) from None
+
+
+def _pieces(values: list[Any], census: Census, name: str) -> Iterator[Piece]:
+    texts = [value or "" for value in values]
+    if any(len(text) > LINE_CHARACTERS_MAX for text in texts):
+        raise CorpusError(f"{name}: a text of more than {LINE_CHARACTERS_MAX} characters in one row", "split it")
+    if len(texts) == 2:
+        yield from pair(texts[0], texts[1], census)
+    else:
+        yield Piece(texts[0], ends=True)
+
+
+def _columns(schema: Any, columns: Sequence[str], name: str, arrow: Any) -> list[str]:
+    """A single column needs no name. Raises CorpusError where one is missing or holds no text."""
+    there = [str(column) for column in schema.names]
+    if len(there) == 1 and list(columns) == [TEXT_COLUMN]:
+        columns = there
+    for column in columns:
+        if column not in there:
+            raise missing(columns, there, name)
+        kind = schema.field(column).type
+        if arrow.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+            raise CorpusError(f"{name}: {column!r} holds {kind}, not text", "name the column of the text with --column")
+    return list(columns)
+
+
+def _library() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise CorpusError("parquet needs the package pyarrow", "pip install 'p2pnode[parquet]'") from None
+    return pyarrow
