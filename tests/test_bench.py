@@ -238,10 +238,8 @@ def test_a_training_step_is_measured_beside_whoever_is_installed():
     process = subprocess.run(command, capture_output=True, text=True, timeout=4 * SECONDS_MAX, check=False)
     assert process.returncode == 0, process.stderr
     (result,) = json.loads(process.stdout)
-    assert [(row["precision"], row["allocator"]) for row in result["rows"]] == [
-        *(("fp32", "system"), ("fp32", "tuned")),
-        *(("bf16", "system"), ("bf16", "tuned")),
-    ]
+    assert [(row["precision"], row["allocator"]) for row in result["rows"]] == [("fp32", "system"), ("bf16", "system")]
+    assert process.stderr.count("beside the fastest of the others: ") == 2 * (result["rows"][0]["ratio"] is not None)
     for row in result["rows"]:
         assert row["contestants"][0]["name"] == "p2pnode" and row["contestants"][0]["parameters"] == 15_733_632
         assert all(0 < found["seconds"]["min"] < SECONDS_MAX for found in row["contestants"])

@@ -103,8 +103,8 @@ def _parse() -> argparse.Namespace:
     moving.add_argument("--upload-mbit", type=float, metavar="MBIT", help="each node's uplink budget (none)")
     operators = commands.add_parser("kernels", help="the model's operators beside what one would write without them")
     operators.add_argument("--part", nargs="+", choices=KERNEL_PARTS, default=list(KERNEL_PARTS), help="all of them")
-    operators.add_argument("--repetitions", type=int, metavar="N", default=15, help="of each way, in turns")
-    operators.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
+    operators.add_argument("--repetitions", type=int, metavar="N", help="of each way (7 to 101, by how long it takes)")
+    operators.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes a minute")
     for command in (joining, moving):
         command.add_argument(
             "--mbit", type=int, metavar="N", help="over a loopback of that rate (Linux, its own namespace)"
@@ -115,6 +115,7 @@ def _parse() -> argparse.Namespace:
     steps.add_argument("--turns", type=int, default=trainer.TURNS, metavar="N", help="whose ratios count")
     steps.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     steps.add_argument("--precision", nargs="+", default=list(trainer.GOALS), choices=list(trainer.GOALS))
+    steps.add_argument("--others-tuned", action="store_true", help="the others' allocator is tuned as ours")
     for command in (one, votes, lag, joining, moving, growing, strangers, operators, steps):
         command.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     return parser.parse_args()
@@ -261,7 +262,12 @@ async def _kernels(given: argparse.Namespace) -> list[Json]:
 
 async def _trainer(given: argparse.Namespace) -> list[Json]:
     result = trainer.measure(
-        _say, litgpt=given.litgpt, turns=given.turns, threads=given.threads, precisions=given.precision
+        _say,
+        litgpt=given.litgpt,
+        turns=given.turns,
+        threads=given.threads,
+        precisions=given.precision,
+        allocator="tuned" if given.others_tuned else "system",
     )
     return [_shown(given, result, trainer.text)]
 

@@ -7,8 +7,9 @@
 What it is: pairs. Every repetition runs each way once, one after the other, so that all see the same machine, and the ratios are of
 neighbours. On a CPU the time is the thread's, with one thread, and no way gives memory back to the system (what the next would pay for: 64 MiB
 of fresh pages take as long as to fill them twice); on a GPU events around each call, behind a flush of its cache. Beside each
-contest stands a floor, the copy of its largest tensor, and beside each ratio what we set out to reach. What it is not: a judgement; a
-figure that falls short is printed like any other.
+contest stands a floor, the copy of its largest tensor, and beside a layer its matrix products, which are torch's in both: no way of doing the
+rest is faster than that. Beside each ratio stands what we set out to reach. What it is not: a judgement; a figure that falls short is printed
+like any other.
 """
 
 import importlib.util
@@ -26,9 +27,10 @@ from torch.nn import functional
 
 import cuda_ext
 from model.config import ModelConfig
-from model.moe import MixtureOfExperts
+from model.moe import MixtureOfExperts, grouped_linear
 
-REPETITIONS = 15
+SECONDS = 2.5  # of each contest: many turns for what is short, fewer for what is not
+TURNS = range(7, 102)
 PARTS = ("swiglu", "experts", "layer")  # as the command line names them
 FLUSH_BYTES = 256 << 20  # more than the last cache of any GPU
 
@@ -82,11 +84,14 @@ def measure(
     *,
     sizes: Sizes | None = None,
     parts: Sequence[str] = PARTS,
-    repetitions: int = REPETITIONS,
+    repetitions: int | None = None,
     compiled: bool = True,
     allocator_tuned: bool = False,
 ) -> Json:
-    """Figures of every contest. Torch is left with as many threads as it had; `allocator_tuned` is the caller's word."""
+    """Figures of every contest. Torch is left with as many threads as it had; `allocator_tuned` is the caller's word.
+
+    `repetitions`: of each way; None: as many as SECONDS and TURNS say.
+    """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     contests: Mapping[str, Callable[[torch.device, Sizes, bool], Iterator[Contest]]] = {
@@ -106,7 +111,6 @@ def measure(
         "operators": cuda_ext.status().what,
         "torch": torch.__version__,
         "allocator_tuned": allocator_tuned,
-        "repetitions": repetitions,
         "contests": rows,
     }
 
@@ -124,19 +128,21 @@ def _one_thread() -> Iterator[None]:
 # --- taking the time -------------------------------------------------------------------------------------------------------------
 
 
-def _held(contest: Contest, device: torch.device, repetitions: int) -> Json:
+def _held(contest: Contest, device: torch.device, repetitions: int | None) -> Json:
     clock = _gpu_seconds if device.type == "cuda" else _cpu_seconds
     ways = {"ours": contest.ours, **contest.others, "copy": contest.floor}
     for way in ways.values():  # compiles, loads, and brings the memory that all will use
         way()
-        way()
+    turn = sum(clock(way) for way in ways.values())
+    turns = repetitions or min(max(int(SECONDS / turn), TURNS[0]), TURNS[-1])
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repetitions):
+    for _ in range(turns):
         for name, way in ways.items():
             seconds[name].append(clock(way))
     return {
         "name": contest.name,
         "size": contest.size,
+        "turns": turns,
         "seconds": {name: {"min": min(taken), "median": statistics.median(taken)} for name, taken in seconds.items()},
         "ratios": {
             name: {
@@ -336,7 +342,7 @@ def _layer(device: torch.device, sizes: Sizes, compiled: bool) -> Iterator[Conte
                 "layer f+b",
                 f"T{size.tokens} E{size.experts} k{size.k} D{size.width} F{size.hidden} {_short(dtype)}",
                 _trained(ours, x, grad),
-                {"transformers": _trained(theirs, x, grad)},
+                {"transformers": _trained(theirs, x, grad), "products alone": _products(size, ours)},
                 _copies(torch.empty_like(grad), grad),
                 {"transformers": 1.15 if device.type == "cuda" else 1.2 if size.experts >= 64 else 1.0},
             )
@@ -352,7 +358,23 @@ def _trained(layer: torch.nn.Module, x: Tensor, grad: Tensor) -> Way:
     return run
 
 
-def _layers(size: LayerSize, *, device: torch.device, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _products(size: LayerSize, layer: MixtureOfExperts) -> Way:
+    """The grouped products of a layer alone, whose experts have equally many tokens, and those of their gradients."""
+    rows = size.tokens * size.k // size.experts * torch.arange(1, size.experts + 1, dtype=torch.int32)
+    ends, like = rows.to(layer.down_proj.device), layer.down_proj.detach()
+    up_in, down_in = (like.new_ones(int(ends[-1]), width).requires_grad_() for width in (size.width, size.hidden))
+    products = [(up_in, layer.gate_up_proj), (down_in, layer.down_proj)]
+    grads = [like.new_ones(len(x), weights.shape[1]) for x, weights in products]
+
+    def run() -> None:
+        for (x, weights), grad in zip(products, grads, strict=True):
+            x.grad = weights.grad = None
+            grouped_linear(x, weights, ends).backward(grad)  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def _layers(size: LayerSize, *, device: torch.device, dtype: torch.dtype) -> tuple[MixtureOfExperts, torch.nn.Module]:
     """Ours and transformers' Mixtral layer on the same weights; theirs with the grouped products that it takes by default."""
     mixtral = importlib.import_module("transformers.models.mixtral")
     config = mixtral.MixtralConfig(
@@ -389,11 +411,12 @@ def text(result: Json) -> str:
     """Milliseconds, the least and in brackets the median; ratios are theirs to ours, of the medians of pairs."""
     lines = [
         f"{result['device']}; operators: {result['operators']}; torch {result['torch']};"
-        f" {result['repetitions']} repetitions; allocator {'tuned' if result['allocator_tuned'] else 'as it is'}"
+        f" allocator {'tuned' if result['allocator_tuned'] else 'as it is'}"
     ]
     for row in result["contests"]:
         lines.append(
-            f"{row['name']}, {row['size']}: {_ms(row['seconds']['ours'])}; a copy {_ms(row['seconds']['copy'])}"
+            f"{row['name']}, {row['size']}: {_ms(row['seconds']['ours'])}; a copy {_ms(row['seconds']['copy'])};"
+            f" {row['turns']} turns"
         )
         for name, ratio in row["ratios"].items():
             goal = "" if ratio["target"] is None else f" (to reach: {ratio['target']:.2f})"

@@ -2,8 +2,8 @@
 
 The model is one that everybody has: 15.7 million parameters in Llama's layout (``trainer_peers`` says which, and what a step is). Each
 contestant is a process; they make a step in turns, so all see the same machine, and each turn gives one ratio. With one thread processor time
-counts, which other work disturbs least; with more the clock does. Twice: everybody with the allocator as it comes, ours tuned as a node's
-is; and everybody with ours.
+counts, which other work disturbs least; with more the clock does. The others have the allocator as it comes, ours is tuned as a node's is; with
+``--others-tuned`` everybody's is.
 
 What it is not: learning (``tests/model/test_learning.py``), or a round (``scripts/bench round``).
 """
@@ -23,7 +23,7 @@ from p2pnode.errors import UserError
 
 PEERS = Path(__file__).with_name("trainer_peers.py")
 TOKENS = 8 * 256  # of a step
-TURNS = 15
+TURNS = 9
 GOALS = {"fp32": 0.97, "bf16": 1.05}  # of the speed of the fastest of the others
 OURS = "p2pnode"
 
@@ -70,9 +70,15 @@ class Contestant:
 
 
 def measure(
-    say: Callable[[str], None], *, litgpt: Path | None, turns: int, threads: Sequence[int], precisions: Sequence[str]
+    say: Callable[[str], None],
+    *,
+    litgpt: Path | None,
+    turns: int,
+    threads: Sequence[int],
+    precisions: Sequence[str],
+    allocator: str = "system",
 ) -> Json:
-    """Every combination, one after the other."""
+    """Every combination, one after the other. `allocator` is the others', "system" or "tuned"."""
     libraries = {"transformers": "transformers", "x-transformers": "x_transformers"}
     pythons = {name: Path(sys.executable) for name, module in libraries.items() if importlib.util.find_spec(module)}
     for name in libraries.keys() - pythons.keys():
@@ -84,9 +90,9 @@ def measure(
     rows: list[Json] = []
     for count in threads:
         for precision in precisions:
-            for allocator in ("system", "tuned") if count == 1 else ("system",):
-                say(f"{precision}, {count} thread{'s' * (count > 1)}, the others' allocator: {allocator}")
-                rows.append(_contest(pythons, precision=precision, threads=count, allocator=allocator, turns=turns))
+            say(f"{precision}, {count} thread{'s' * (count > 1)}, the others' allocator: {allocator}")
+            rows.append(_contest(pythons, precision=precision, threads=count, allocator=allocator, turns=turns))
+            say(_row_text(rows[-1], TOKENS))
     return {"benchmark": "trainer", "tokens": TOKENS, "turns": turns, "rows": rows}
 
 
@@ -135,21 +141,24 @@ def compare(about: dict[str, Json], steps: dict[str, list[Json]], *, clock: str)
 
 def text(result: Json) -> str:
     """A line for each contestant, and how ours stands beside the fastest of the others."""
-    lines = [f"a step of {result['tokens']} tokens, {result['turns']} turns; ratio: how many times as fast ours is"]
-    for row in result["rows"]:
-        clock = "processor time" if row["clock"] == "processor_seconds" else "time"
-        many = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
-        lines.append(f"\n{row['precision']}, {many}, {clock}; the others' allocator: {row['allocator']}")
-        for found in row["contestants"]:
-            seconds = found["seconds"]
-            ratio = f"  ratio {found['ratio']:.3f}" if "ratio" in found else " " * 13
-            lines.append(
-                f"  {found['name']:<15}{found['version']:<9}{found['parameters'] / 1e6:6.2f} M  "
-                f"{seconds['min']:.3f} s (median {seconds['median']:.3f})  "
-                f"{result['tokens'] / seconds['median']:6.0f} tokens/s{ratio}  "
-                f"{found['peak_resident_bytes'] / 1e6:5.0f} MB"
-            )
-        if row["ratio"] is not None:
-            goal = f" (goal {row['goal']:.2f})" if row["goal"] is not None and row["allocator"] == "system" else ""
-            lines.append(f"  beside the fastest of the others: {row['ratio']:.3f}{goal}")
+    first = f"a step of {result['tokens']} tokens, {result['turns']} turns; ratio: how many times as fast ours is"
+    return "\n\n".join([first, *(_row_text(row, result["tokens"]) for row in result["rows"])])
+
+
+def _row_text(row: Json, tokens: int) -> str:
+    clock = "processor time" if row["clock"] == "processor_seconds" else "time"
+    many = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+    lines = [f"{row['precision']}, {many}, {clock}; the others' allocator: {row['allocator']}"]
+    for found in row["contestants"]:
+        seconds = found["seconds"]
+        ratio = f"  ratio {found['ratio']:.3f}" if "ratio" in found else " " * 13
+        lines.append(
+            f"  {found['name']:<15}{found['version']:<9}{found['parameters'] / 1e6:6.2f} M  "
+            f"{seconds['min']:.3f} s (median {seconds['median']:.3f})  "
+            f"{tokens / seconds['median']:6.0f} tokens/s{ratio}  "
+            f"{found['peak_resident_bytes'] / 1e6:5.0f} MB"
+        )
+    if row["ratio"] is not None:
+        goal = f" (goal {row['goal']:.2f})" if row["goal"] is not None and row["allocator"] == "system" else ""
+        lines.append(f"  beside the fastest of the others: {row['ratio']:.3f}{goal}")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from torch.nn import functional
 # 15.73 M parameters in Llama's layout, as in the figures that this is compared with
 VOCABULARY, WIDTH, LAYERS, HEADS, KEY_VALUE_HEADS, FEED_FORWARD = 8192, 384, 6, 6, 2, 1024
 BATCH, SEQUENCE = 8, 256
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 2
 
 
 def ours(precision: str) -> tuple[int, Callable[[], float]]:
