@@ -96,6 +96,7 @@ class Gossip:
         self._held: dict[
             tuple[bytes, Purpose], consensus.Contribution
         ] = {}  # others' of the open height, with their bytes
+        self._tellers: dict[tuple[bytes, Purpose], tuple[consensus.Contribution, dict[bytes, None]]] = {}
         self.links = Links(self._me)
         self._overlay = Overlay(self._me, seed=genesis.chain_id, rng=Random(random_bytes(16)))  # noqa: S311 - no secret
         self.relay = Relay(
@@ -277,6 +278,8 @@ class Gossip:
             self._bad_messages.say(transport.short_id(event.peer_key), str(problem))
             return
         self._pass_on(event, message)
+        if isinstance(message, consensus.Contribution):
+            self._note_teller(message, event.peer_key)
         if event.is_first and isinstance(message, consensus.Prepare | consensus.Commit):
             self._remember(message)
         hear(message)
@@ -295,6 +298,20 @@ class Gossip:
             frame = event.envelope.frame()
             self._swarm.publish(frame, to=targets.at_once)
             self._swarm.publish(frame, to=targets.along, along=True)
+
+    def _note_teller(self, contribution: consensus.Contribution, peer: bytes) -> None:
+        """Where many cannot hear the author, whoever announces for him has the bytes, and of the others most have not."""
+        if contribution.author not in self.committee().members:
+            return
+        slot = contribution.author, contribution.purpose
+        newest, tellers = self._tellers.get(slot, (contribution, {}))
+        if contribution.height > newest.height:
+            newest, tellers = contribution, {}
+        if contribution.payload_digest == newest.payload_digest:
+            self._tellers[slot] = newest, tellers | {peer: None}
+        if len(self._tellers) > 2 * len(Purpose) * len(self.committee().members):
+            members = self.committee().members
+            self._tellers = {slot: told for slot, told in self._tellers.items() if slot[0] in members}
 
     def _remember(self, vote: consensus.Prepare | consensus.Commit) -> None:
         """A member's newest votes, to be shown to a process that comes with its key: it may not know of them."""
@@ -419,7 +436,7 @@ class Gossip:
         return spread.data() if spread.whole.is_set() else None
 
     async def _ask_holders(self, spread: Spread, holders: Sequence[bytes]) -> None:
-        order, lacking = self._order(holders), spread.missing()
+        order, lacking = self._order(holders, spread.digest), spread.missing()
         try:
             await self._swarm.fetch(spread.digest, spread.length, holders=order, sink=spread.sink, leaves=lacking)
         except transport.RequestFailed as problem:
@@ -428,17 +445,18 @@ class Gossip:
     async def fetch_blob(self, digest: bytes, length: int, holders: Sequence[bytes]) -> bytes | None:
         """Verified bytes from the named holders that are connected, then from anybody; ``None`` when nobody delivers."""
         try:
-            return await self._swarm.fetch_bytes(digest, length, holders=self._order(holders))
+            return await self._swarm.fetch_bytes(digest, length, holders=self._order(holders, digest))
         except transport.RequestFailed as problem:
             self._log.info("fetch failed", digest=digest.hex()[:16], reason=problem.reason)
             return None
 
-    def _order(self, holders: Sequence[bytes]) -> Callable[[], list[bytes]]:
-        """Whom to ask: these, then anybody."""
+    def _order(self, holders: Sequence[bytes], digest: bytes) -> Callable[[], list[bytes]]:
+        """Whom to ask: these, then whoever has announced it to us, then anybody."""
 
         def order() -> list[bytes]:
             connected = self.connected()
-            first = [key for key in holders if key in connected]
+            told = [peer for one, tellers in self._tellers.values() if one.payload_digest == digest for peer in tellers]
+            first = [key for key in (*holders, *told) if key in connected]
             return list(dict.fromkeys([*first, *connected]))
 
         return order
@@ -447,7 +465,7 @@ class Gossip:
         """The leaves that a large blob's open file lacks, from whoever of ``holders`` is connected, and of others who fetch it;
         whether it is whole then. Raises OSError where the disk does not take them.
         """
-        order, digest, length = self._order(holders), blob.digest, blob.length
+        order, digest, length = self._order(holders, blob.digest), blob.digest, blob.length
         try:
             fetch = partial(self._swarm.fetch, digest, length, holders=order, sink=blob.take, blocking=True)
             hashes = await fetch(leaves=())

@@ -200,6 +200,26 @@ async def test_payloads_come_from_our_disk_or_from_whoever_has_them(tmp_path):
         assert await two.gossip.fetch_payload(digest, 0, []) == data
 
 
+async def test_who_announces_for_an_author_that_is_not_heard_is_asked_first(tmp_path):
+    """Most of the others have not got its payload yet, and each would cost a round trip to find out."""
+    asker, author, bystander, teller = peers(tmp_path, 4)
+    offered = contribution(author.identity, CHAIN.state, payload(1))
+    teller.blobs.put(payload(1))
+    async with network(asker, bystander, teller):  # the author is not there
+        order = asker.gossip._order([author.key], offered.payload_digest)
+        assert set(order()) == {bystander.key, teller.key}
+        teller.gossip.send([asker.key], offered)
+        await until(lambda: asker.heard)
+        assert order() == [teller.key, bystander.key]
+        data = await asker.gossip.fetch_payload(offered.payload_digest, offered.payload_bytes, [author.key])
+        assert data == payload(1)
+        for number in range(2, 9):  # of one author the newest counts, and of one height the first
+            other = contribution(author.identity, CHAIN.state, payload(number))
+            teller.gossip.send([asker.key], other)
+            await until(lambda count=number: len(asker.heard) == count)
+        assert order()[0] == teller.key and len(asker.gossip._tellers) == 1
+
+
 async def test_the_certified_model_comes_with_the_name_of_what_differs(tmp_path):
     one, two = peers(tmp_path, 2)
     certified = CHAIN.replicas[3]
