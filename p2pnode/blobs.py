@@ -48,6 +48,7 @@ class Blobs:
             torn.unlink()  # a write that a crash cut short
         self._lock = threading.Lock()
         self._leaf_lists: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self._hashing: dict[bytes, threading.Lock] = {}
         self._models: OrderedDict[bytes, Replica] = OrderedDict()
         self._written: set[bytes] = set()  # whole under their names, by this process
         self._durable: set[bytes] = set()
@@ -254,6 +255,16 @@ class Blobs:
         known = self.known_leaf_hashes(digest)
         if known is not None:
             return known
+        with self._lock:
+            hashing = self._hashing.setdefault(digest, threading.Lock())
+        try:
+            with hashing:  # of two who want those of a large text, the second waits for the first
+                return self.known_leaf_hashes(digest) or self._hash_leaves(digest)
+        finally:
+            with self._lock:
+                self._hashing.pop(digest, None)
+
+    def _hash_leaves(self, digest: bytes) -> list[bytes] | None:
         hashes: list[bytes] = []
         length = 0
         while leaf := self.read(digest, length, LEAF_BYTES):

@@ -359,7 +359,7 @@ def _losses(s: Row) -> str:
         return "none yet"
     at = f" at height {s['loss_height']}" if s.get("loss_height") is not None else ""
     held_out = f"held-out {_number(s.get('validation_loss'))}" if s.get("validation_loss") is not None else ""
-    return _join(f"{_number(s.get('loss'))} nats per byte{at}", held_out)
+    return _join(f"{_number(s.get('loss'))} {_text(s.get('loss_unit') or 'nats')}{at}", held_out)
 
 
 def _speed(s: Row) -> dict[str, str]:

@@ -69,6 +69,7 @@ class View:
             },
             "loss": training.loss,
             "loss_height": training.loss_height or None,
+            "loss_unit": f"nats per {'token' if node.genesis is not None and node.genesis.tokenizer else 'byte'}",
             "validation_loss": training.validation_loss,
             "listen": str(node.bound) if node.bound is not None else None,
             "join": self.join_line(),

@@ -1,12 +1,13 @@
 """A column of a parquet file, a few rows at a time (extra `parquet`: pyarrow)."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, Final
 
 from model.errors import CorpusError
-from model.limits import LINE_CHARACTERS_MAX
-from model.text.census import Census, Piece
+from model.limits import LINE_CHARACTERS_MAX, UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX
+from model.text.census import Census, Piece, megabytes
 from model.text.pairs import pair
 from model.text.rows import TEXT_COLUMN, missing
 
@@ -37,6 +38,7 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
         bounds = {"thrift_string_size_limit": _THRIFT_MAX, "thrift_container_size_limit": _THRIFT_MAX}
         contents = arrow.parquet.ParquetFile(file, **bounds)
         wanted = _columns(contents.schema_arrow, columns, name, arrow)
+        _check_claims(contents.metadata, wanted, name)
         table = arrow.parquet.ParquetFile(
             file,
             metadata=contents.metadata,
@@ -45,9 +47,13 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
             buffer_size=1 << 16,
             **bounds,
         )
+        packed, given = file.seek(0, os.SEEK_END), 0
         for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted, use_threads=False):
             for row in zip(*(batch.column(column) for column in wanted), strict=True):
-                yield from _pieces([cell.as_py() for cell in row], census, name)
+                for piece in _pieces([cell.as_py() for cell in row], census, name):
+                    given += len(piece.text)
+                    _check_growth(given, packed, name)
+                    yield piece
     except (arrow.ArrowException, OSError, ValueError) as problem:
         if isinstance(problem, CorpusError):
             raise
@@ -55,6 +61,23 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
         raise CorpusError(
             f"{name}: not a whole parquet file ({reason})", "fetch the file again, or leave it out"
         ) from None
+
+
+def _check_claims(contents: Any, wanted: Sequence[str], name: str) -> None:
+    """What the table of contents says that its columns unpack to: a page is unpacked as a whole."""
+    for group in range(contents.num_row_groups):
+        for column in range(contents.num_columns):
+            chunk = contents.row_group(group).column(column)
+            if chunk.path_in_schema in wanted:
+                _check_growth(chunk.total_uncompressed_size, chunk.total_compressed_size, name)
+
+
+def _check_growth(given: int, packed: int, name: str) -> None:
+    if given > UNPACKED_FREE_BYTES and given > UNPACKED_RATIO_MAX * packed:
+        raise CorpusError(
+            f"{name}: {megabytes(given)} or more come out of {megabytes(packed)}; this may be a bomb",
+            "if that is what it should be, give it as a jsonl",
+        )
 
 
 def _pieces(values: list[Any], census: Census, name: str) -> Iterator[Piece]:

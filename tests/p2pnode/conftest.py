@@ -50,6 +50,7 @@ def make_status(**changes: Any) -> dict[str, Any]:
         "training": training,
         "loss": 3.9123,
         "loss_height": 12,
+        "loss_unit": "nats per byte",
         "validation_loss": 3.95,
         "listen": "127.0.0.1:7337",
         "join": "p2pnode start --bootstrap 127.0.0.1:7337",

@@ -75,6 +75,25 @@ def test_a_file_is_read_once_before_it_is_used(tmp_path):
     assert fresh.checked_file(bytes(32)) is None
 
 
+def test_leaves_are_hashed_once_for_all_who_ask(tmp_path, monkeypatch):
+    digest = Blobs(tmp_path / "blobs", tmp_path / "snapshots").put(DATA)
+    fresh = Blobs(tmp_path / "blobs", tmp_path / "snapshots")
+    reads, together, found = [], threading.Barrier(4), []
+    read = Blobs.read
+    monkeypatch.setattr(Blobs, "read", lambda self, *given: (reads.append(given), read(self, *given))[1])
+
+    def ask():
+        together.wait()
+        found.append(fresh.leaf_hashes(digest))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [content.leaf_hashes(content.split(DATA))] * 4 and len(reads) == len(found[0]) + 1
+
+
 def test_room_is_asked_for_before_it_is_taken(blobs):
     blobs.check_room(1)
     with pytest.raises(OSError, match="more bytes are needed"):

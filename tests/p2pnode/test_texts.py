@@ -14,13 +14,19 @@ from tokenizers import models
 from model.data import Corpus, CorpusFile
 from model.errors import CorpusError
 from model.tokenizer import ByteTokenizer, JsonTokenizer
+from model.tokenizer_training import train
 from model.words import BYTES, Words
 from p2pnode import texts
 from p2pnode.blobs import Blobs
+from p2pnode.config import Config, Endpoint
 from p2pnode.errors import SetUpError
+from p2pnode.founding import initialise
 from p2pnode.genesis import TokenizerBlob
-from tests.p2pnode.little import TEXT, Chain, identities, make_genesis, until
+from p2pnode.home import Home
+from p2pnode.node import Kit, Node
+from tests.p2pnode.little import TEXT, Chain, identities, make_genesis, size_file, until
 from tests.p2pnode.rig import Joiner, Peer
+from tests.p2pnode.test_node import NEWCOMER, height, living, make_home, make_node, ready
 from transport import content
 
 CHAIN = Chain(4).grow(1)
@@ -148,3 +154,36 @@ def test_every_token_of_the_text_is_one_of_the_models(tmp_path):
     with pytest.raises(CorpusError, match="a token 256, and the vocabulary 256"):
         texts.open_corpus(bad, CorpusFile(path, 120_000))
     assert texts.open_corpus(replace(bad, words=BYTES), CorpusFile(path, 120_000)).tokens == 120_000
+
+
+@pytest.mark.parametrize("kind", ["words", "pairs"])
+async def test_a_network_of_its_own_words_trains_and_is_joined(tmp_path, kind):
+    """From files to a second node that has text and tokenizer from the first alone, and the same model."""
+    text, tokenizer = tmp_path / "text.txt", tmp_path / "tokenizer.json"
+    text.write_bytes(TEXT if kind == "words" else b"".join(b"%d + 1 |%d\n" % (n, n + 1) for n in range(9000)))
+    tokenizer.write_bytes(train([TEXT.decode()], 300))
+    founder = Config(
+        home=tmp_path / "founder",
+        data=(text,),
+        tokenizer=tokenizer,
+        size=str(size_file(tmp_path)),
+        listen=Endpoint("127.0.0.1", 0),
+        repl=False,
+        origins={"listen": "--listen", "data": "--data"},
+    )
+    home = Home(founder.home)
+    genesis = initialise(home, founder)
+    assert genesis.words.masked is (kind == "pairs")
+    first = Node(home, founder, kit=Kit())
+    async with living(first):
+        await until(lambda: first.bound is not None)
+        there = (Endpoint("127.0.0.1", first.bound.port),)
+        second = make_node(make_home(tmp_path / "joiner", NEWCOMER), bootstrap=there)
+        async with living(second):
+            await until(lambda: ready(second) and height(second) >= 3)
+            for node in (first, second):
+                assert node.tokenizer.to_json() == tokenizer.read_bytes()
+                assert node.view.status()["loss_unit"] == "nats per token"
+            assert second.blobs.listed() >= genesis.blobs
+            losses = [row["loss"] for row in first.store.rounds(3)]
+            assert all(loss is not None and 0 < loss < 7 for loss in losses)

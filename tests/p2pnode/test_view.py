@@ -32,6 +32,7 @@ STATUS = [
     "training",
     "loss",
     "loss_height",
+    "loss_unit",
     "validation_loss",
     "listen",
     "join",

@@ -94,6 +94,18 @@ def test_a_table_of_contents_is_no_longer(tmp_path: Path) -> None:
         read(described(_THRIFT_MAX * 9 // 10))
 
 
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_bomb_is_one_line(tmp_path: Path, dictionary: bool) -> None:
+    """One text that stands there thousands of times, or one that packs to nothing."""
+    rows = ["a" * 100_000] * 2000 if dictionary else [f"{n}" + "a" * 9_000_000 for n in range(12)]
+    table = pyarrow.table({"text": rows})
+    parquet_writer.write_table(table, tmp_path / "x.parquet", use_dictionary=dictionary, compression="zstd")
+    assert (tmp_path / "x.parquet").stat().st_size < 100_000
+    with pytest.raises(CorpusError, match="may be a bomb") as caught:
+        read(tmp_path / "x.parquet")
+    assert "jsonl" in caught.value.hint
+
+
 def test_another_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", body=["a"], id=[1])
     with pytest.raises(CorpusError, match="no column 'text'; there is 'body', 'id'"):

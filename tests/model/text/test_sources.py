@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,28 @@ def test_one_line_of_gigabytes_is_refused_before_it_is_in_memory(tmp_path: Path,
             file.write(b"%d" % number * 300_000)
     with pytest.raises(CorpusError, match="a line of more than"):
         raw(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "d.jsonl", "e.csv", "f.txt.gz", "g.jsonl.zst", "h.csv.bz2", "i.rst.xz", "j.json", "l.utf16"]
+)
+def test_damage_anywhere_is_text_or_one_line(folder: Path, tmp_path: Path, name: str) -> None:
+    whole, source = (folder / name).read_bytes(), random.Random(name)
+    path = tmp_path / name
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(source.randrange(1, 4)):
+            place = source.randrange(len(data))
+            match source.randrange(3):
+                case 0:
+                    data[place] ^= 1 << source.randrange(8)
+                case 1:
+                    del data[place : place + source.randrange(1, 9)]
+                case 2:
+                    data[place:place] = source.randbytes(source.randrange(1, 9))
+            data = data or bytearray(b"x")
+        path.write_bytes(data)
+        try:
+            read(path)
+        except CorpusError as problem:
+            assert str(path) in problem.message and "\n" not in problem.message and problem.hint, problem.message
