@@ -59,6 +59,7 @@ MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}  # the stop flag is loo
 SNAPSHOT_HEADER_BYTES_MAX: Final = 1 << 20  # names and shapes: the most layers with their momentum are 600 KB
 
 # --- text out (asked for by the node's owner, on whose memory and time it goes) ------------------------------------
+PROMPT_CHARACTERS_MAX: Final = 1 << 20  # the longest context, 131,072 tokens, is half of it in English
 BEAMS_MAX: Final = 64  # each keeps all that it has read: 64 times the memory of one text
 TEMPERATURE_MAX: Final = 100  # beyond, every token is as likely as any other, to a percent
 STOPS_MAX: Final = 16  # each is looked for after every token

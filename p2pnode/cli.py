@@ -19,6 +19,7 @@ import typer
 from p2pnode import __version__, render
 from p2pnode.config import Config, load_config
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
+from p2pnode.generate_command import generate
 from p2pnode.home import Home, find_home
 from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.localnet.flags import localnet
@@ -427,6 +428,7 @@ def test(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     return _show(_client(home).test(), as_json, render.facts)
 
 
+app.command(rich_help_panel="Use")(generate)
 app.command(rich_help_panel="Train")(localnet)
 
 

@@ -7,11 +7,13 @@ For editors: keep the imports light (no trio, no torch, no structlog): a command
 that an instance can be used from several threads.
 """
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import time
+from collections.abc import Generator, Mapping
 from typing import Any, cast
 
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
@@ -63,6 +65,19 @@ class Client:
     def evaluate(self) -> Json:
         """The held-out loss of the current model, computed now."""
         return cast(Json, self._request("POST", "/evaluate"))
+
+    def generate(self, prompt: str, settings: Mapping[str, object]) -> Generator[Json, None, None]:
+        """A text as it comes: pieces with ``text``, ``tokens`` and, the last, the facts in ``ended``. Closed, it ends there, too."""
+        piece = cast(Json, self._request("POST", "/generate", {"prompt": prompt, "settings": dict(settings)}))
+        try:
+            yield piece
+            while piece["ended"] is None:
+                piece = cast(Json, self._request("POST", "/generate/next", {"number": piece["number"]}))
+                yield piece
+        finally:
+            if piece["ended"] is None:
+                with contextlib.suppress(UserError):  # the node has ended, or will forget the text by itself
+                    self._request("POST", "/generate/end", {"number": piece["number"]})
 
     def invite(self, heights: int | None = None) -> Json:
         """A token for one newcomer, good for ``heights`` heights."""

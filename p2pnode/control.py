@@ -20,12 +20,17 @@ import hypercorn.logging
 import hypercorn.trio
 import trio
 
+from model.limits import PROMPT_CHARACTERS_MAX
 from p2pnode.errors import SetUpError, UserError, why
 from p2pnode.home import Home
 from p2pnode.logs import get_logger
 from transport.machine import in_thread
 
-BODY_BYTES_MAX = 4096  # the longest command is {"rounds": N}
+BODY_BYTES_MAX = 4096  # the longest of the usual commands is {"rounds": N}
+PROMPT_BODY_BYTES_MAX = (
+    12 * PROMPT_CHARACTERS_MAX + BODY_BYTES_MAX
+)  # twelve bytes are what JSON makes of a character at most
+_DECODE_BYTES = 64 * 1024  # a millisecond of the loop; longer bodies are decoded beside it
 LAST_MAX = 10_000  # rounds or log lines in one answer: a screenful is 50, a week of one-minute rounds 10,080
 HEIGHT_MAX = 2**63 - 1  # what the chain's database holds
 ROUNDS_MAX = 10**9  # of one `train N`
@@ -50,6 +55,9 @@ class ControlTarget(Protocol):
     async def pause(self) -> Answer: ...
     async def test(self) -> Answer: ...
     async def evaluate(self) -> Answer: ...
+    async def generate(self, prompt: str, settings: Answer) -> Answer: ...
+    async def generate_next(self, number: int) -> Answer: ...
+    async def generate_end(self, number: int) -> Answer: ...
     async def invite(self, heights: int | None) -> Answer: ...
     def parting(self) -> Answer: ...
     async def leave(self) -> Answer: ...
@@ -138,7 +146,7 @@ async def _route(target: ControlTarget, scope: Scope, receive: Receive) -> objec
     if method == "GET" and (match := re.fullmatch(r"/trace/([0-9]{1,19})", path)) is not None:
         return _trace(target, int(match[1]))
     if method == "POST" and (command := _COMMANDS.get(path)) is not None:
-        return await command(target, await _body(receive))
+        return await command(target, await _body(receive, bytes_max=_BODY_BYTES_MAX.get(path, BODY_BYTES_MAX)))
     if path in _READS or path in _COMMANDS:
         raise _Refused(405, f"{method} {path}: not allowed", "GET reads, POST commands")
     raise _Refused(404, f"{path}: no such route", f"routes: {' '.join([*_READS, '/trace/HEIGHT', *_COMMANDS])}")
@@ -157,6 +165,20 @@ async def _train(target: ControlTarget, body: Mapping[str, Any]) -> Answer:
     rounds = _whole_number(body, "rounds", low=1, high=ROUNDS_MAX)
     since = _whole_number(body, "since", low=0, high=HEIGHT_MAX - ROUNDS_MAX)
     return await target.train(rounds, since=since)
+
+
+async def _generate(target: ControlTarget, body: Mapping[str, Any]) -> Answer:
+    prompt, settings = body.get("prompt"), body.get("settings", {})
+    if not isinstance(prompt, str) or not isinstance(settings, dict):
+        raise _Refused(400, "a text takes a prompt and settings", '{"prompt": TEXT, "settings": {"max_tokens": 20}}')
+    return await target.generate(prompt, settings)
+
+
+def _number(body: Mapping[str, Any]) -> int:
+    number = _whole_number(body, "number", low=1, high=HEIGHT_MAX)
+    if number is None:
+        raise _Refused(400, "number: missing", "/generate gives each text a number")
+    return number
 
 
 def _whole_number(body: Mapping[str, Any], key: str, *, low: int, high: int) -> int | None:
@@ -181,10 +203,14 @@ _COMMANDS: Mapping[str, Callable[[ControlTarget, Mapping[str, Any]], Awaitable[A
     "/pause": lambda target, _: target.pause(),
     "/test": lambda target, _: target.test(),
     "/evaluate": lambda target, _: target.evaluate(),
+    "/generate": _generate,
+    "/generate/next": lambda target, body: target.generate_next(_number(body)),
+    "/generate/end": lambda target, body: target.generate_end(_number(body)),
     "/invite": lambda target, body: target.invite(_whole_number(body, "heights", low=1, high=HEIGHT_MAX)),
     "/leave": lambda target, _: target.leave(),
     "/stop": lambda target, _: target.stop(),
 }
+_BODY_BYTES_MAX = {"/generate": PROMPT_BODY_BYTES_MAX}
 
 
 # --- reading and writing -------------------------------------------------------------------------------------------------------
@@ -202,19 +228,20 @@ def _last(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-async def _body(receive: Receive) -> Mapping[str, Any]:
-    data = b""
+async def _body(receive: Receive, *, bytes_max: int) -> Mapping[str, Any]:
+    data = bytearray()
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
             raise _Refused(400, "the request ended early")
         data += event.get("body", b"")
-        if len(data) > BODY_BYTES_MAX:
-            raise _Refused(413, f"the body is longer than {BODY_BYTES_MAX} bytes")
+        if len(data) > bytes_max:
+            raise _Refused(413, f"the body is longer than {bytes_max} bytes")
         if not event.get("more_body", False):
             break
     try:
-        body = json.loads(data or b"{}")
+        document = bytes(data) or b"{}"
+        body = json.loads(document) if len(document) <= _DECODE_BYTES else await in_thread(json.loads, document)
     except (ValueError, RecursionError):
         raise _Refused(400, "the body is not JSON") from None
     if not isinstance(body, dict):

@@ -42,6 +42,7 @@ from p2pnode.control import serve_control
 from p2pnode.delays import Delays
 from p2pnode.driver import Driver
 from p2pnode.errors import SetUpError
+from p2pnode.generations import Generations
 from p2pnode.genesis import Genesis
 from p2pnode.gossip import Gossip
 from p2pnode.home import Home
@@ -111,6 +112,7 @@ class Node:
         self.bound: transport.Address | None = None
         self.lag = Lag()
         self.worker = kit.worker("learn")
+        self.generations = Generations(kit.worker, is_training=lambda: self.training.on)
         self.delays = Delays()
         self.view = View(self)
         self.swarm: transport.Swarm
@@ -139,6 +141,7 @@ class Node:
             nursery.start_soon(self.lag.watch)
             self.bound = await nursery.start(self.swarm.run)
             await nursery.start(serve_control, self.view, self.home)
+            nursery.start_soon(self.generations.forget_forever)
             nursery.start_soon(self._show)
             nursery.start_soon(self._live, nursery)
             await self.stopping.wait()
@@ -496,6 +499,7 @@ class Node:
     def _close(self) -> None:
         """Everything agreed is on disk already; the trainer's own state is saved if that is quick."""
         self.training.on = False
+        self.generations.close()
         rounds = self.rounds
         last = partial(rounds.parts.trainer.save, self._trainer_file()) if rounds is not None else lambda: None
         done = self.worker.finish(last, timeout_seconds=SHUTDOWN_SECONDS_MAX)

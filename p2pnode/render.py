@@ -17,6 +17,12 @@ Row = Mapping[str, Any]
 NODE_CHARACTERS = 8  # of a node id's 40: unique among the few hundred that one person meets
 ROOT_CHARACTERS = 12
 DASH = "-"
+_ENDED = {  # why a text is no longer
+    "stop": "ended by a stop string",
+    "end": "ended by itself",
+    "length": "as many as asked for",
+    "context": "all that the context holds",
+}
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2"}
 
 
@@ -150,6 +156,29 @@ def evidence(rows: Sequence[Row]) -> str:
         for e in rows
     ]
     return table(["node", "kind", ">height", ">view", "remark"], cells)
+
+
+def candidates(rows: Sequence[Row]) -> str:
+    """The next token's, the likeliest first."""
+    cells = [
+        [f"{100 * float(row['probability']):.2f}%", _text(row.get("token")), repr(str(row.get("text")))] for row in rows
+    ]
+    return table(["probability", "token", "text"], cells)
+
+
+def generated(f: Row) -> list[str]:
+    """Where a text comes from and what it took, in a line; a second one where not all of the prompt was read."""
+    height = f"height {f['height']}" if f.get("height") is not None else None
+    speed = f"{float(f['tokens_per_second']):.0f} tokens/s" if f.get("tokens_per_second") else None
+    tokens = f"{_plural(f.get('tokens'), 'token')}, {_ENDED.get(str(f.get('reason')), '')}" if f.get("tokens") else None
+    seed = f"seed {f['seed']}" if f.get("seed") is not None else None
+    lines = [_join(*(part for part in (height, f"root {root(f.get('model_root'))}", tokens, speed, seed) if part))]
+    if f["prompt_tokens_read"] < f["prompt_tokens"]:
+        read, context = _text(f["prompt_tokens_read"]), _text(f.get("context"))
+        lines.append(
+            f"of the prompt's {f['prompt_tokens']} tokens the last {read} were read: the model's context is {context}"
+        )
+    return lines
 
 
 def log(records: Sequence[Row], *, coloured: bool = False) -> str:

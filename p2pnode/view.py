@@ -14,8 +14,11 @@ import trio
 
 import transport
 from consensus import Purpose
+from model.errors import GenerationError
+from model.generation.settings import Settings
 from p2pnode import __version__, health, logs, openness, people
 from p2pnode.errors import UserError
+from p2pnode.generations import AgreedModel
 from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
 
@@ -210,6 +213,25 @@ class View:
             "model_root": state.model_root.hex(),
             "validation_loss": training.validation_loss,
         }
+
+    async def generate(self, prompt: str, settings: Answer) -> Answer:
+        """The beginning of a text by the model of this moment, and its number; more is had by that."""
+        rounds, tokenizer = self._running(), self._node.tokenizer
+        assert tokenizer is not None  # it is here before the rounds are
+        try:
+            wanted = Settings.from_dict(settings)
+        except GenerationError as problem:
+            raise UserError(problem.message, problem.hint) from None
+        state = rounds.state
+        model = AgreedModel(rounds.replica, tokenizer, state.height, state.model_root.hex())
+        return await self._node.generations.begin(model, prompt, wanted)
+
+    async def generate_next(self, number: int) -> Answer:
+        return await self._node.generations.go_on(number)
+
+    async def generate_end(self, number: int) -> Answer:
+        self._node.generations.end(number)
+        return {}
 
     async def invite(self, heights: int | None) -> Answer:
         """A token for one newcomer, and the line with which it is used."""

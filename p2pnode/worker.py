@@ -72,3 +72,4 @@ class Worker:
         while (entry := self._jobs.get()) is not None:
             job, report = entry
             report(outcome.capture(job))
+            del entry, job, report  # a job may hold a model, and the next one may never come

@@ -25,6 +25,7 @@ from model.generation.reader import Reader
 from model.generation.sampling import Sampler, check_finite, distribution
 from model.generation.settings import TOKENS_USUAL, Settings
 from model.generation.text_stream import TextStream, text_after
+from model.limits import PROMPT_CHARACTERS_MAX
 from model.tokenizer import Tokenizer
 
 PIECE_TOKENS: Final = (
@@ -55,7 +56,8 @@ class Ending:
 
 
 class Generation:
-    """Raises TokenizerError for a prompt that the tokenizer cannot read, GenerationError where it is not the model's."""
+    """Raises TokenizerError for a prompt that the tokenizer cannot read, GenerationError where it is not the model's, or where the
+    prompt is too long to be looked at."""
 
     def __init__(self, reader: Reader, tokenizer: Tokenizer, prompt: str, settings: Settings) -> None:
         self._reader = reader
@@ -65,6 +67,10 @@ class Generation:
             raise GenerationError(
                 f"the tokenizer has {tokenizer.vocabulary} words, the model {reader.vocabulary}",
                 "give the tokenizer that the model was trained with",
+            )
+        if len(prompt) > PROMPT_CHARACTERS_MAX:
+            raise GenerationError(
+                f"a prompt of {len(prompt)} characters, at most {PROMPT_CHARACTERS_MAX} are read", "give its end alone"
             )
         self._text = tokenizer.encode(prompt) or _beginning(tokenizer)
         self._prompt_tokens = len(self._text)

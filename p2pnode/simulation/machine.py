@@ -13,7 +13,7 @@ import trio
 
 from p2pnode.simulation.disk import Disk, Killed
 from p2pnode.simulation.streams import Listener, Network, Stream
-from p2pnode.worker import Worker
+from p2pnode.worker import NICENESS, Worker
 from transport.machine import MACHINE, Machine
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class SimulatedMachine(Machine):
 class SimulatedWorker(Worker):
     """Where training takes virtual seconds and a moment of real ones."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, niceness: int = NICENESS) -> None:
         """No thread."""
 
     async def run(self, job: Callable[[], T]) -> T:

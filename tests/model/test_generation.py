@@ -9,6 +9,7 @@ from model.generation.generation import PIECE_TOKENS, Generation
 from model.generation.reader import Reader
 from model.generation.settings import TOKENS_USUAL, Settings
 from model.generation.text_stream import text_after
+from model.limits import PROMPT_CHARACTERS_MAX
 from model.replica import Replica
 from tests.model.decoders import VARIANTS, variant
 from tests.model.test_beam_search import their_tokens
@@ -167,6 +168,13 @@ def test_a_candidates_text_is_what_it_would_add() -> None:
 def test_another_tokenizer_than_the_models_is_refused() -> None:
     with pytest.raises(GenerationError, match="the tokenizer has 256 words, the model 16"):
         write(replica_of(variant("llama", vocabulary=16)), "x")
+
+
+def test_a_prompt_is_no_longer() -> None:
+    replica = replica_of(variant("llama"))
+    assert write(replica, "x" * PROMPT_CHARACTERS_MAX, Settings(max_tokens=1))[1].prompt_tokens_read == 8
+    with pytest.raises(GenerationError, match=f"^a prompt of {PROMPT_CHARACTERS_MAX + 1} characters"):
+        write(replica, "x" * (PROMPT_CHARACTERS_MAX + 1), Settings(max_tokens=1))
 
 
 def test_a_model_that_diverged_is_said() -> None:

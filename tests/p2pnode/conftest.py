@@ -26,6 +26,21 @@ from tests.p2pnode.machines import Machine
 
 NODE = "3f2a9c1b" + "0" * 32
 ROOT = "5ab3c1d2e4f6" + "0" * 52
+FACTS = {
+    "reason": "length",
+    "height": 12,
+    "model_root": ROOT,
+    "context": 128,
+    "prompt_tokens": 300,
+    "prompt_tokens_read": 64,
+    "tokens": 4,
+    "token_ids": [1, 2, 3, 4],
+    "seed": None,
+    "score": None,
+    "seconds": 0.1,
+    "tokens_per_second": 40.0,
+    "candidates": [],
+}
 TOKEN = "p2pnode1-" + "x" * 230
 
 
@@ -126,6 +141,20 @@ class Target:
         self.testing.set()
         await trio.sleep_forever()
         raise AssertionError
+
+    async def generate(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """A text of two pieces; of the prompt ``on and on`` it has no end."""
+        self.calls.append(("generate", prompt, settings))
+        return {"number": 7, "text": "to be\nor ", "tokens": 3, "ended": None}
+
+    async def generate_next(self, number: int) -> dict[str, Any]:
+        self.calls.append(("generate_next", number))
+        is_endless = ("generate", "on and on", {}) in self.calls
+        return {"number": number, "text": "not", "tokens": 4, "ended": None if is_endless else FACTS}
+
+    async def generate_end(self, number: int) -> dict[str, Any]:
+        self.calls.append(("generate_end", number))
+        return {}
 
     async def invite(self, heights: int | None) -> dict[str, Any]:
         self.calls.append(("invite", heights))

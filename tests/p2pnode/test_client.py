@@ -38,6 +38,19 @@ def test_every_command(node: RunningNode) -> None:
         client.status()
 
 
+def test_a_text_comes_in_pieces(node: RunningNode) -> None:
+    pieces = list(node.client.generate("a\x00b\ud800", {"max_tokens": 4}))
+    assert [piece["text"] for piece in pieces] == ["to be\nor ", "not"] and pieces[1]["ended"]["tokens"] == 4
+    assert node.target.calls == [("generate", "a\x00b\ud800", {"max_tokens": 4}), ("generate_next", 7)]
+
+
+def test_who_wants_no_more_of_a_text_says_so(node: RunningNode) -> None:
+    pieces = node.client.generate("on and on", {})
+    assert [next(pieces)["text"] for _ in range(3)] == ["to be\nor ", "not", "not"]
+    pieces.close()
+    assert node.target.calls[-1] == ("generate_end", 7)
+
+
 def test_no_node_no_home_and_a_dead_socket_are_the_same_news(home: Home) -> None:
     for place in (home, Home(home.path / "none"), Home(home.path / ("x" * 150))):
         with pytest.raises(NoRunningNode) as caught:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import trio
 
+from model.limits import PROMPT_CHARACTERS_MAX
 from p2pnode.client import Client
-from p2pnode.control import BODY_BYTES_MAX, serve_control
+from p2pnode.control import BODY_BYTES_MAX, PROMPT_BODY_BYTES_MAX, serve_control
 from p2pnode.errors import SetUpError
 from p2pnode.home import Home
 
@@ -87,6 +88,11 @@ def test_a_read_is_json(node: RunningNode) -> None:
         (post("/train", b'{"rounds": true}'), 400, "rounds: True is not valid"),
         (post("/train", b'{"rounds": "9"}'), 400, "rounds: '9' is not valid"),
         (post("/train", b" " * (BODY_BYTES_MAX + 1)), 413, f"the body is longer than {BODY_BYTES_MAX} bytes"),
+        (get("/generate"), 405, "GET /generate: not allowed"),
+        (post("/generate", b"{}"), 400, "a text takes a prompt and settings"),
+        (post("/generate", b'{"prompt": "x", "settings": [1]}'), 400, "a text takes a prompt and settings"),
+        (post("/generate/next", b"{}"), 400, "number: missing"),
+        (post("/generate/end", b'{"number": 0}'), 400, "number: 0 is not valid"),
         (post("/test", b""), 409, "test: one probe per 10 heights, the last was at height 9"),
     ],
 )
@@ -117,6 +123,19 @@ def test_noise_ends_its_own_connection_only(node: RunningNode, noise: bytes) -> 
         except OSError:
             pass
     assert ask(node, get("/status"))[0] == 200
+
+
+def test_a_prompt_may_be_longer_than_a_command(node: RunningNode) -> None:
+    """As long as a prompt of the most characters can be in JSON; not of the loop's time (it is decoded beside it)."""
+    longest = PROMPT_BODY_BYTES_MAX - len(b'{"prompt": ""}')
+    assert ask(node, post("/generate", b'{"prompt": "%s"}' % (b"x" * longest)))[0] == 200
+    assert node.target.calls == [("generate", "x" * longest, {})]
+    status, answer = ask(node, post("/generate", b" " * (PROMPT_BODY_BYTES_MAX + 1)))
+    assert (status, answer["error"]) == (413, f"the body is longer than {PROMPT_BODY_BYTES_MAX} bytes")
+    assert (
+        len(json.dumps({"prompt": "\N{GRINNING FACE}" * PROMPT_CHARACTERS_MAX, "settings": {}}))
+        <= PROMPT_BODY_BYTES_MAX
+    )
 
 
 def test_commands_reach_the_node(node: RunningNode) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 
 import pytest
 import trio
@@ -45,6 +46,20 @@ async def test_jobs_run_one_at_a_time_in_order(worker):
             nursery.start_soon(worker.run, lambda number=number: done.append(number))
             await trio.testing.wait_all_tasks_blocked()
     assert done == list(range(5))
+
+
+async def test_a_job_that_is_done_is_not_held(worker):
+    """It may hold a model, and there may never be another."""
+
+    class Model:
+        def job(self):
+            return 1
+
+    model = Model()
+    held = weakref.ref(model)
+    assert await worker.run(model.job) == 1
+    del model
+    await until(lambda: held() is None)
 
 
 async def test_a_cancelled_caller_leaves_at_once_and_the_job_ends_by_itself(worker):
