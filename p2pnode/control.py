@@ -146,7 +146,7 @@ async def _route(target: ControlTarget, scope: Scope, receive: Receive) -> objec
     if method == "GET" and (match := re.fullmatch(r"/trace/([0-9]{1,19})", path)) is not None:
         return _trace(target, int(match[1]))
     if method == "POST" and (command := _COMMANDS.get(path)) is not None:
-        return await command(target, await _body(receive, bytes_max=_BODY_BYTES_MAX.get(path, BODY_BYTES_MAX)))
+        return await command(target, await _body(receive, bytes_max=_LONG_BODIES.get(path, BODY_BYTES_MAX)))
     if path in _READS or path in _COMMANDS:
         raise _Refused(405, f"{method} {path}: not allowed", "GET reads, POST commands")
     raise _Refused(404, f"{path}: no such route", f"routes: {' '.join([*_READS, '/trace/HEIGHT', *_COMMANDS])}")
@@ -210,7 +210,7 @@ _COMMANDS: Mapping[str, Callable[[ControlTarget, Mapping[str, Any]], Awaitable[A
     "/leave": lambda target, _: target.leave(),
     "/stop": lambda target, _: target.stop(),
 }
-_BODY_BYTES_MAX = {"/generate": PROMPT_BODY_BYTES_MAX}
+_LONG_BODIES = {"/generate": PROMPT_BODY_BYTES_MAX}
 
 
 # --- reading and writing -------------------------------------------------------------------------------------------------------
