@@ -222,6 +222,6 @@ def _show(text: str) -> None:
     if not text:
         return
     if sys.stdout.isatty():
-        text = re.sub(r"[^\n\t]+", lambda part: render.printable(part[0]), text)
+        text = render.printable_lines(text)
     sys.stdout.write(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding))
     sys.stdout.flush()

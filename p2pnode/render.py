@@ -255,6 +255,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines: only these and tabs are left as they are."""
+    return re.sub(r"[^\n\t]+", lambda part: printable(part[0]), text)
+
+
 def human_bytes(count: object) -> str:
     """Decimal units: ``12.3 MB``."""
     if not isinstance(count, int | float):

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import Application
@@ -30,6 +31,7 @@ from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error
 PROMPT = "p2pnode> "
 WATCH_SECONDS = 1.0  # how old the line under the prompt may be, and how late the end of the node is noticed
 CLOSE_SECONDS_MAX = 1.0  # half of what Ctrl-C may take in all
+GENERATED_TOKENS = 64  # some lines; p2pnode generate has all the choices
 LAST = 20  # rounds and log lines: what fits a screen
 
 
@@ -70,6 +72,8 @@ def execute(client: Client, line: str) -> str:
         near = difflib.get_close_matches(word, [*COMMANDS, *QUIT], n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "help lists the commands"
         raise UserError(f"unknown command: {render.printable(word)}", hint, exit_code=ExitCode.USAGE)
+    if command.takes_text:
+        return command.run(client, line.strip()[len(word) :].strip())
     if not command.arguments_min <= len(arguments) <= command.arguments_max:
         raise UserError(f"{word}: wrong number of arguments", f"usage: {command.usage}", exit_code=ExitCode.USAGE)
     return command.run(client, [_whole_number(argument, command.usage) for argument in arguments])
@@ -191,13 +195,14 @@ class Repl:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command of the prompt; its arguments are whole numbers."""
+    """One command of the prompt; its arguments are whole numbers, or one is the rest of the line."""
 
     usage: str
     help: str
-    run: Callable[[Client, list[int]], str]
+    run: Callable[[Client, Any], str]
     arguments_min: int = 0
     arguments_max: int = 0
+    takes_text: bool = False
 
 
 QUIT = ("quit",)
@@ -223,6 +228,14 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
         "test": Command(
             "test", "send a probe of the model's size through a round", lambda c, _: render.facts(c.test())
+        ),
+        "generate": Command(
+            "generate TEXT",
+            f"what the model writes after it, {GENERATED_TOKENS} tokens",
+            lambda c, text: render.printable_lines(
+                text + "".join(piece["text"] for piece in c.generate(text, {"max_tokens": GENERATED_TOKENS}))
+            ),
+            takes_text=True,
         ),
         "leave": Command(
             "leave",

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from unittest.mock import AsyncMock
 
 import pytest
 import trio
@@ -19,7 +20,7 @@ from p2pnode.errors import UserError
 from p2pnode.home import Home
 from p2pnode.repl import COMMANDS, Repl, execute, run_repl, run_repl_in_thread
 
-from .conftest import RunningNode
+from .conftest import FACTS, RunningNode
 
 ENTER, CTRL_C, CTRL_D, TAB, UP = "\r", "\x03", "\x04", "\t", "\x1b[A"
 
@@ -246,6 +247,14 @@ def test_a_mistake_is_one_line_and_a_hint(home: Home, line: str, error: str, hin
     with pytest.raises(UserError) as caught:
         execute(Client(home), line)
     assert (caught.value.message, caught.value.hint) == (error, hint)
+
+
+def test_a_text_is_the_rest_of_the_line_and_moves_no_cursor(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert execute(node.client, "generate  It was  the best ") == "It was  the bestto be\nor not"
+    assert node.target.calls[0] == ("generate", "It was  the best", {"max_tokens": 64})
+    answer = {"number": 1, "text": "\x1b[2J\n", "tokens": 1, "ended": FACTS}
+    monkeypatch.setattr(node.target, "generate", AsyncMock(return_value=answer))
+    assert execute(node.client, "generate") == "\\x1b[2J\n"
 
 
 def test_every_command_answers(node: RunningNode) -> None:
