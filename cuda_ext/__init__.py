@@ -7,7 +7,7 @@ What is named here is imported when it is asked for: `integers` and the build ha
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cuda_ext.load import Status, status
+from cuda_ext.load import Status, gpus_in_plain_torch, status
 
 if TYPE_CHECKING:
     from cuda_ext.ops import (
@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "Route",
     "Status",
+    "gpus_in_plain_torch",
     "moe_aux_loss",
     "moe_combine",
     "moe_permute",

@@ -129,6 +129,24 @@ def choose_isa(name: str) -> bool:
     return bool(ctypes.CDLL(str(path)).p2pnode_choose_isa(name.encode()))
 
 
+def gpus_in_plain_torch() -> list[str]:
+    """Of each GPU that torch sees and that cannot run the kernels built for CUDA, a line that says why: it is older than what was compiled, or
+    its driver than the compiler. Starts CUDA, which takes a second and a part of the GPU's memory."""
+    import torch
+
+    path = find("cuda")
+    if path is None or not status().cuda:
+        return []
+    problem_of = ctypes.CDLL(str(path)).p2pnode_cuda_problem
+    problem_of.restype = ctypes.c_char_p
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        if problem := problem_of(index).decode():
+            major, minor = torch.cuda.get_device_capability(index)
+            lines.append(f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}) runs plain torch: {problem}")
+    return lines
+
+
 def _load() -> Status:
     import torch
 

@@ -39,6 +39,7 @@ FLUSHES = 9  # the middle of so many
 FLUSH_SECONDS_MAX = 0.05  # a vote waits for one; a height for three
 CLOCK_SECONDS_MAX = 60.0  # the network needs no clock, but a record a day ahead is ignored, and logs must be comparable
 MEET_SECONDS_MAX = 20.0  # to reach a bootstrap peer and be dialed back: 3 + 5 + 5 s there, and the same here
+OLD_GPU_HINT = "kernels are for sm_80 (Ampere) and later, and for drivers as new as the nvcc that compiled them; the GPU trains without, only slower"
 YEAR_2024 = 1_704_067_200.0
 OK, ADVICE, WRONG, UNKNOWN = "ok", "advice", "wrong", "unknown"
 
@@ -156,6 +157,8 @@ def check_kernels() -> Check:
     status = cuda_ext.status()
     if status.is_refused:
         return Check("kernels", WRONG, status.what, status.hint)
+    if not status.hint and (fallen_back := cuda_ext.gpus_in_plain_torch()):
+        return Check("kernels", ADVICE, "; ".join([status.what, *fallen_back]), OLD_GPU_HINT)
     return Check("kernels", ADVICE if status.hint else OK, status.what, status.hint)
 
 

@@ -301,7 +301,7 @@ bool runs_on(int32_t index) {
   const size_t place = static_cast<size_t>(index) % answers.size();
   if (!answers[place]) {
     const torch::stable::accelerator::DeviceGuard guard(index);
-    answers[place] = runs_here() ? 'y' : 'n';
+    answers[place] = *problem_here() == 0 ? 'y' : 'n';
   }
   return answers[place] == 'y';
 }
@@ -359,3 +359,13 @@ STABLE_TORCH_LIBRARY_IMPL(P2PNODE_LIBRARY, P2PNODE_KEY, library) {
 }
 
 }  // namespace p2pnode
+
+// For load.py: why the GPU of this index runs plain torch, or "".
+extern "C" __attribute__((visibility("default"))) const char* p2pnode_cuda_problem(int32_t index) {
+  try {
+    const torch::stable::accelerator::DeviceGuard guard(index);
+    return p2pnode::problem_here();
+  } catch (const std::exception&) {
+    return "torch cannot make it the current device";
+  }
+}

@@ -8,11 +8,12 @@ __global__ void __launch_bounds__(THREADS) probe_kernel() {}
 
 }  // namespace
 
-bool runs_here() {
+const char* problem_here() {
   cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess) return true;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, probe_kernel);
+  if (error == cudaSuccess) return "";
   cudaGetLastError();  // else the next check of a launch would find it
-  return false;
+  return cudaGetErrorString(error);
 }
 
 }  // namespace p2pnode

@@ -13,8 +13,8 @@ namespace p2pnode {
 enum class Type { f32, bf16, f16 };
 enum class Score { softmax, sigmoid };
 
-// Whether the current device, with its driver, can run the kernels.
-bool runs_here();
+// Why the current device, with its driver, cannot run the kernels, in CUDA's words; empty if it can.
+const char* problem_here();
 
 // Where one half of a packed tensor ends, the other begins: `rows` times `columns` values, `stride` from row to row of gate and of up.
 struct Halves {

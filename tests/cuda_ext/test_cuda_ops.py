@@ -450,6 +450,34 @@ def test_a_wrong_index_stops_the_kernel() -> None:
     assert done.returncode < 0 and "wrong index" in done.stderr
 
 
+def test_a_gpu_that_is_too_old_runs_plain_torch_and_is_named() -> None:
+    compiler = shutil.which("g++")
+    if compiler is None or shutil.which("objcopy") is None:
+        pytest.skip("no C++ compiler to emulate with")
+    program = (
+        "import sys, torch; from cuda_ext import load; from tests.cuda_ext import compiled\n"
+        "gate = torch.randn(3, 40)\n"
+        "result = compiled.emulated(sys.argv[1]).swiglu(gate, gate)\n"
+        "print(torch.equal(result, torch.ops.p2pnode.swiglu_reference(gate, gate)))\n"
+        "load.find = lambda part: compiled.emulated_library(sys.argv[1])\n"
+        "load.status = lambda: load.Status('CUDA', cuda=True)\n"
+        "torch.cuda.device_count = lambda: 1\n"
+        "torch.cuda.get_device_name = lambda index: 'Tesla V100'\n"
+        "torch.cuda.get_device_capability = lambda index: (7, 0)\n"
+        "print(*load.gpus_in_plain_torch())"
+    )
+    said = {}
+    for name, environment in {"old": {"EMULATOR_IS_OLD": "1"}, "new": {}}.items():
+        command = [sys.executable, "-c", program, compiler]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout.splitlines()
+    words = "no kernel image is available for execution on the device"
+    assert said == {"old": ["True", f"Tesla V100 (sm_70) runs plain torch: {words}"], "new": [said["new"][0], ""]}
+
+
 @pytest.mark.long
 def test_no_kernel_reads_or_writes_beside_its_tensors() -> None:
     """All of the above again, the emulated kernels compiled with a sanitizer of addresses, alignment and overflow."""

@@ -131,6 +131,18 @@ def test_kernels_are_good_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
         assert doctor.check_kernels() == Check("kernels", state, status.what, status.hint)
 
 
+def test_a_gpu_that_runs_without_its_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cuda_ext.status", lambda: Status("avx2 on the CPU, CUDA", cpu="avx2", cuda=True))
+    monkeypatch.setattr(
+        "cuda_ext.gpus_in_plain_torch", lambda: ["Tesla V100 (sm_70) runs plain torch: no kernel image"]
+    )
+    check = doctor.check_kernels()
+    assert check.state == ADVICE and check.do == doctor.OLD_GPU_HINT
+    assert check.what == "avx2 on the CPU, CUDA; Tesla V100 (sm_70) runs plain torch: no kernel image"
+    monkeypatch.setattr("cuda_ext.gpus_in_plain_torch", list)
+    assert doctor.check_kernels() == Check("kernels", OK, "avx2 on the CPU, CUDA")
+
+
 def test_a_clock_is_compared_with_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_clock(None).state == UNKNOWN
     assert check_clock(-0.3) == Check("clock", OK, "0.3 s from the peers'")

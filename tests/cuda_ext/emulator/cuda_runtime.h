@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -106,7 +107,7 @@ inline float __fdividef(float x, float y) { return x / y; }
 // --- the runtime -------------------------------------------------------------------------------------------------------------------
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
+enum cudaError_t { cudaSuccess, cudaErrorNoKernelImageForDevice = 209 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 struct cudaFuncAttributes {};
 struct cudaLaunchConfig_t {
@@ -125,9 +126,13 @@ inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream
   std::memset(at, value, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)()) { return cudaSuccess; }
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)()) {
+  return std::getenv("EMULATOR_IS_OLD") != nullptr ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 // Few, so that grids of bounded size go around more than once.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 2, cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "no kernel image is available for execution on the device";
+}
