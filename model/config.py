@@ -3,32 +3,21 @@
 Both are frozen, validated on construction, and written into the genesis by `to_dict`: integers, booleans and strings
 only (a decimal stays a string), so that their canonical JSON is the same on every machine. No torch here.
 
-For editors: a new field comes with a default that changes nothing and is marked `_later`. A document holds such a field
+For editors: a new field comes with a default that changes nothing and is marked `fields.later`. A document holds such a field
 only where it differs from its default, so that an older genesis stays readable, canonical, and the same network.
 """
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
-from model import limits
+from model import fields, limits
 from model.errors import ConfigError
-
-_Value = TypeVar("_Value", int, str, bool)
-_Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
 
 _FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, one of these with -moe, or a JSON file such as {"width": 128, "layers": 4, ...}'
 _TRAINING_HINT: Final = 'training is a JSON file such as {"optimizer": "lion", "inner_rate": "0.0003"}'
-
-
-def _later(default: _Value) -> _Value:
-    """A field that the first networks did not have: no document holds it at its default."""
-    return dataclasses.field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +33,49 @@ class ModelConfig:
     rope_base: int = 10_000
     norm_epsilon: str = "0.00001"
     initial_gain: int = 1  # of the norms before a layer; model/initial.py says what it is good for
-    vocabulary: int = _later(limits.VOCABULARY)
-    tied_head: bool = _later(True)  # the embedding is the output projection, too
-    norm: str = _later("rms")
-    activation: str = _later("swiglu")
-    dropout: str = _later("0")  # of the embedding, the attention weights, and what each half of a layer adds
+    vocabulary: int = fields.later(limits.VOCABULARY)
+    tied_head: bool = fields.later(True)  # the embedding is the output projection, too
+    norm: str = fields.later("rms")
+    activation: str = fields.later("swiglu")
+    dropout: str = fields.later("0")  # of the embedding, the attention weights, and what each half of a layer adds
     # model/positions.py; rope_factor > 1 is Llama 3's scaling, whose other three numbers follow
-    positions: str = _later("rope")
-    rope_factor: int = _later(1)
-    rope_low_frequency: int = _later(1)
-    rope_high_frequency: int = _later(4)
-    rope_original_context: int = _later(8192)
+    positions: str = fields.later("rope")
+    rope_factor: int = fields.later(1)
+    rope_low_frequency: int = fields.later(1)
+    rope_high_frequency: int = fields.later(4)
+    rope_original_context: int = fields.later(8192)
     # model/patterns.py
-    attention: str = _later("full")
-    window: int = _later(0)  # how many tokens a token sees, itself included
-    sparse_block: int = _later(64)  # tokens of a block; a block sees the sparse_local last ones, itself included,
-    sparse_local: int = _later(16)  # and before these the last of every sparse_stride
-    sparse_stride: int = _later(8)
-    attention_sinks: bool = _later(False)  # model/sinks.py: a learned logit for each head
+    attention: str = fields.later("full")
+    window: int = fields.later(0)  # how many tokens a token sees, itself included
+    sparse_block: int = fields.later(64)  # tokens of a block; a block sees the sparse_local last ones, itself included,
+    sparse_local: int = fields.later(16)  # and before these the last of every sparse_stride
+    sparse_stride: int = fields.later(8)
+    attention_sinks: bool = fields.later(False)  # model/sinks.py: a learned logit for each head
     # model/moe.py
-    experts: int = _later(0)  # 0: one feed-forward layer for all tokens
-    experts_per_token: int = _later(2)
-    shared_experts: int = _later(0)  # that every token meets as well
-    normalize_top_k: bool = _later(True)  # the weights of a token's experts add up to one
-    balance_loss: str = _later("0.01")  # coefficients of the two losses that only the routers see
-    router_z_loss: str = _later("0.001")
+    experts: int = fields.later(0)  # 0: one feed-forward layer for all tokens
+    experts_per_token: int = fields.later(2)
+    shared_experts: int = fields.later(0)  # that every token meets as well
+    normalize_top_k: bool = fields.later(True)  # the weights of a token's experts add up to one
+    balance_loss: str = fields.later("0.01")  # coefficients of the two losses that only the routers see
+    router_z_loss: str = fields.later("0.001")
     # What backward computes again instead of keeping. It changes no result: a node may put its own in place of this.
-    checkpointing: str = _later("none")
+    checkpointing: str = fields.later("none")
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _between("width", self.width, 8, limits.WIDTH_MAX)
-        _between("layers", self.layers, 1, limits.LAYERS_MAX)
-        _between("heads", self.heads, 1, limits.HEADS_MAX)
-        _between("key_value_heads", self.key_value_heads, 1, self.heads)
-        _between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
-        _between("context", self.context, 8, limits.CONTEXT_MAX)
-        _between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
-        _between("vocabulary", self.vocabulary, 2, limits.VOCABULARY_MAX)
-        _decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
-        _decimal_between("dropout", self.dropout, "0", "0.9")
-        _one_of("norm", self.norm, NORMS)
-        _one_of("activation", self.activation, ACTIVATIONS)
-        _one_of("checkpointing", self.checkpointing, CHECKPOINTINGS)
+        fields.check_types(self)
+        fields.between("width", self.width, 8, limits.WIDTH_MAX)
+        fields.between("layers", self.layers, 1, limits.LAYERS_MAX)
+        fields.between("heads", self.heads, 1, limits.HEADS_MAX)
+        fields.between("key_value_heads", self.key_value_heads, 1, self.heads)
+        fields.between("feed_forward", self.feed_forward, 8, limits.FEED_FORWARD_MAX)
+        fields.between("context", self.context, 8, limits.CONTEXT_MAX)
+        fields.between("initial_gain", self.initial_gain, 1, limits.INITIAL_GAIN_MAX)
+        fields.between("vocabulary", self.vocabulary, 2, limits.VOCABULARY_MAX)
+        fields.decimal_between("norm_epsilon", self.norm_epsilon, "0.000000001", "0.01")
+        fields.decimal_between("dropout", self.dropout, "0", "0.9")
+        fields.one_of("norm", self.norm, NORMS)
+        fields.one_of("activation", self.activation, ACTIVATIONS)
+        fields.one_of("checkpointing", self.checkpointing, CHECKPOINTINGS)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError("width must be heads times an even head size", "for example width 128 with 4 heads")
         if self.heads % self.key_value_heads:
@@ -101,26 +90,26 @@ class ModelConfig:
             raise ConfigError(f"a model of {self.parameters} parameters, at most {limits.PARAMETERS_MAX} are allowed")
 
     def _check_positions(self) -> None:
-        _one_of("positions", self.positions, POSITIONS)
-        _between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
-        _between("rope_factor", self.rope_factor, 1, 1024)
-        _between("rope_low_frequency", self.rope_low_frequency, 1, 1024)
-        _between("rope_high_frequency", self.rope_high_frequency, self.rope_low_frequency + 1, 2048)
-        _between("rope_original_context", self.rope_original_context, 8, limits.CONTEXT_MAX)
+        fields.one_of("positions", self.positions, POSITIONS)
+        fields.between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
+        fields.between("rope_factor", self.rope_factor, 1, 1024)
+        fields.between("rope_low_frequency", self.rope_low_frequency, 1, 1024)
+        fields.between("rope_high_frequency", self.rope_high_frequency, self.rope_low_frequency + 1, 2048)
+        fields.between("rope_original_context", self.rope_original_context, 8, limits.CONTEXT_MAX)
 
     def _check_attention(self) -> None:
-        _one_of("attention", self.attention, ATTENTIONS)
-        _between("window", self.window, int(self.attention == "window"), self.context)
-        _between("sparse_block", self.sparse_block, 1, limits.CONTEXT_MAX)
-        _between("sparse_local", self.sparse_local, 1, limits.CONTEXT_MAX)
-        _between("sparse_stride", self.sparse_stride, 1, limits.CONTEXT_MAX)
+        fields.one_of("attention", self.attention, ATTENTIONS)
+        fields.between("window", self.window, int(self.attention == "window"), self.context)
+        fields.between("sparse_block", self.sparse_block, 1, limits.CONTEXT_MAX)
+        fields.between("sparse_local", self.sparse_local, 1, limits.CONTEXT_MAX)
+        fields.between("sparse_stride", self.sparse_stride, 1, limits.CONTEXT_MAX)
 
     def _check_experts(self) -> None:
-        _between("experts", self.experts, 0, limits.EXPERTS_MAX)
-        _between("experts_per_token", self.experts_per_token, 1, self.experts or limits.EXPERTS_MAX)
-        _between("shared_experts", self.shared_experts, 0, limits.FEED_FORWARD_MAX // self.feed_forward)
-        _decimal_between("balance_loss", self.balance_loss, "0", "10")
-        _decimal_between("router_z_loss", self.router_z_loss, "0", "10")
+        fields.between("experts", self.experts, 0, limits.EXPERTS_MAX)
+        fields.between("experts_per_token", self.experts_per_token, 1, self.experts or limits.EXPERTS_MAX)
+        fields.between("shared_experts", self.shared_experts, 0, limits.FEED_FORWARD_MAX // self.feed_forward)
+        fields.decimal_between("balance_loss", self.balance_loss, "0", "10")
+        fields.decimal_between("router_z_loss", self.router_z_loss, "0", "10")
         if self.experts and self.activation != "swiglu":
             raise ConfigError(f"experts are swiglu, not {self.activation}", "leave activation out")
         if self.experts > 1 and self.experts_per_token == 1 and self.normalize_top_k:
@@ -133,11 +122,11 @@ class ModelConfig:
         scaling = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")
         routing = ("experts_per_token", "shared_experts", "normalize_top_k", "balance_loss", "router_z_loss")
         sparse = ("sparse_block", "sparse_local", "sparse_stride")
-        _refuse_idle(self, self.positions == "rope", "positions rope", ("rope_base", "rope_factor"))
-        _refuse_idle(self, self.rope_factor > 1, "a rope_factor", scaling)
-        _refuse_idle(self, self.attention == "window", "attention window", ("window",))
-        _refuse_idle(self, self.attention == "block-sparse", "attention block-sparse", sparse)
-        _refuse_idle(self, self.experts > 0, "experts", routing)
+        fields.refuse_idle(self, self.positions == "rope", "positions rope", ("rope_base", "rope_factor"))
+        fields.refuse_idle(self, self.rope_factor > 1, "a rope_factor", scaling)
+        fields.refuse_idle(self, self.attention == "window", "attention window", ("window",))
+        fields.refuse_idle(self, self.attention == "block-sparse", "attention block-sparse", sparse)
+        fields.refuse_idle(self, self.experts > 0, "experts", routing)
 
     @property
     def head_size(self) -> int:
@@ -167,12 +156,12 @@ class ModelConfig:
         return rows * self.width + self.layers * (attention + feed_forward + 2 * norm) + norm
 
     def to_dict(self) -> dict[str, int | str | bool]:
-        return _to_dict(self)
+        return fields.to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
         """Raises ConfigError for a missing, an unknown or an out-of-range field."""
-        return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
+        return cls(**fields.strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
     @classmethod
     def named(cls, size: str, *, moe: bool = False, vocabulary: int = limits.VOCABULARY) -> "ModelConfig":
@@ -189,7 +178,7 @@ class ModelConfig:
         name = f"{size}-moe" if moe else size
         if name in PRESETS:
             return dataclasses.replace(PRESETS[name], vocabulary=filled)
-        return _from_file(cls, Path(size), "size", _FILE_HINT, {"vocabulary": filled})
+        return fields.from_file(cls, Path(size), "size", _FILE_HINT, {"vocabulary": filled})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,44 +203,44 @@ class TrainingConfig:
     momentum_shift: int = 0
     nesterov: bool = False
     codec: str = "dense-int8"
-    optimizer: str = _later("adamw")  # momentum of sgd: beta_first; lion's two betas: these two
-    sharpness_radius: str = _later("0")  # of sharpness-aware minimization around the optimizer; 0: none
-    schedule: str = _later("constant")  # of the inner rate after the warm-up, in steps of the network
-    schedule_steps: int = _later(0)  # cosine, wsd: after so many steps the rate stays at its floor
-    decay_steps: int = _later(0)  # wsd: the last of them, over which it falls
-    rate_floor: str = _later("0.1")  # cosine, wsd: the share of inner_rate at which the rate ends
-    quantization: str = _later("none")  # int8: learn for a model whose matrices are rounded to eight bits
+    optimizer: str = fields.later("adamw")  # momentum of sgd: beta_first; lion's two betas: these two
+    sharpness_radius: str = fields.later("0")  # of sharpness-aware minimization around the optimizer; 0: none
+    schedule: str = fields.later("constant")  # of the inner rate after the warm-up, in steps of the network
+    schedule_steps: int = fields.later(0)  # cosine, wsd: after so many steps the rate stays at its floor
+    decay_steps: int = fields.later(0)  # wsd: the last of them, over which it falls
+    rate_floor: str = fields.later("0.1")  # cosine, wsd: the share of inner_rate at which the rate ends
+    quantization: str = fields.later("none")  # int8: learn for a model whose matrices are rounded to eight bits
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _between("local_steps", self.local_steps, 1, limits.LOCAL_STEPS_MAX)
-        _between("batch", self.batch, 1, limits.BATCH_MAX)
-        _between("sequence", self.sequence, 8, limits.CONTEXT_MAX)
-        _between("warmup_steps", self.warmup_steps, 0, limits.WARMUP_STEPS_MAX)
-        _decimal_between("inner_rate", self.inner_rate, "0.0000001", "1")
-        _decimal_between("clip", self.clip, "0.001", "1000")
-        _decimal_between("beta_first", self.beta_first, "0", "0.9999")
-        _decimal_between("beta_second", self.beta_second, "0", "0.99999")
-        _decimal_between("weight_decay", self.weight_decay, "0", "1")
-        _between("outer_rate_numerator", self.outer_rate_numerator, 1, limits.RATE_MAX)
-        _between("outer_rate_denominator", self.outer_rate_denominator, 1, limits.RATE_MAX)
-        _between("momentum_shift", self.momentum_shift, 0, limits.MOMENTUM_SHIFT_MAX)
-        _between("momentum_numerator", self.momentum_numerator, 0, (1 << self.momentum_shift) - 1)
+        fields.check_types(self)
+        fields.between("local_steps", self.local_steps, 1, limits.LOCAL_STEPS_MAX)
+        fields.between("batch", self.batch, 1, limits.BATCH_MAX)
+        fields.between("sequence", self.sequence, 8, limits.CONTEXT_MAX)
+        fields.between("warmup_steps", self.warmup_steps, 0, limits.WARMUP_STEPS_MAX)
+        fields.decimal_between("inner_rate", self.inner_rate, "0.0000001", "1")
+        fields.decimal_between("clip", self.clip, "0.001", "1000")
+        fields.decimal_between("beta_first", self.beta_first, "0", "0.9999")
+        fields.decimal_between("beta_second", self.beta_second, "0", "0.99999")
+        fields.decimal_between("weight_decay", self.weight_decay, "0", "1")
+        fields.between("outer_rate_numerator", self.outer_rate_numerator, 1, limits.RATE_MAX)
+        fields.between("outer_rate_denominator", self.outer_rate_denominator, 1, limits.RATE_MAX)
+        fields.between("momentum_shift", self.momentum_shift, 0, limits.MOMENTUM_SHIFT_MAX)
+        fields.between("momentum_numerator", self.momentum_numerator, 0, (1 << self.momentum_shift) - 1)
         if self.nesterov and not self.momentum_numerator:
             raise ConfigError("nesterov needs a momentum", "for example momentum_numerator 7, momentum_shift 3 (0.875)")
-        _one_of("codec", self.codec, CODECS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("quantization", self.quantization, QUANTIZATIONS)
-        _decimal_between("sharpness_radius", self.sharpness_radius, "0", "10")
+        fields.one_of("codec", self.codec, CODECS)
+        fields.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        fields.one_of("quantization", self.quantization, QUANTIZATIONS)
+        fields.decimal_between("sharpness_radius", self.sharpness_radius, "0", "10")
         self._check_schedule()
-        _refuse_idle(self, self.optimizer != "sgd", "optimizer adamw or lion", ("beta_second",))
-        _refuse_idle(self, self.schedule != "constant", "a schedule", ("rate_floor",))
+        fields.refuse_idle(self, self.optimizer != "sgd", "optimizer adamw or lion", ("beta_second",))
+        fields.refuse_idle(self, self.schedule != "constant", "a schedule", ("rate_floor",))
 
     def _check_schedule(self) -> None:
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _between("schedule_steps", self.schedule_steps, 0, limits.SCHEDULE_STEPS_MAX)
-        _between("decay_steps", self.decay_steps, 0, self.schedule_steps)
-        _decimal_between("rate_floor", self.rate_floor, "0", "1")
+        fields.one_of("schedule", self.schedule, SCHEDULES)
+        fields.between("schedule_steps", self.schedule_steps, 0, limits.SCHEDULE_STEPS_MAX)
+        fields.between("decay_steps", self.decay_steps, 0, self.schedule_steps)
+        fields.decimal_between("rate_floor", self.rate_floor, "0", "1")
         if (self.schedule != "constant") != (self.schedule_steps > 0):
             raise ConfigError(
                 f"schedule is {self.schedule} and schedule_steps is {self.schedule_steps}",
@@ -272,15 +261,15 @@ class TrainingConfig:
     @classmethod
     def from_file(cls, path: Path) -> "TrainingConfig":
         """The JSON file at that path; what it does not name stays at its default. Raises ConfigError."""
-        return _from_file(cls, path, "training", _TRAINING_HINT)
+        return fields.from_file(cls, path, "training", _TRAINING_HINT)
 
     def to_dict(self) -> dict[str, int | str | bool]:
-        return _to_dict(self)
+        return fields.to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
         """Raises ConfigError for a missing, an unknown or an out-of-range field."""
-        return cls(**_strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
+        return cls(**fields.strict_fields(cls, values))  # type: ignore[arg-type]  # __post_init__ checks every type
 
 
 def check_together(config: ModelConfig, training: TrainingConfig, *, vocabulary: int = limits.VOCABULARY) -> None:
@@ -305,84 +294,14 @@ NORMS: Final = ("rms", "layer")  # model/norms.py
 ACTIVATIONS: Final = ("swiglu", "gelu", "relu")  # model/feed_forward.py
 POSITIONS: Final = ("rope", "learned", "sinusoidal")  # model/positions.py
 ATTENTIONS: Final = ("full", "window", "block-sparse")  # model/patterns.py
-CHECKPOINTINGS: Final = ("none", "attention", "feed-forward", "layer")  # model/transformer.py
+CHECKPOINTINGS: Final = ("none", "attention", "feed-forward", "layer")  # model/checkpointing.py
 CODECS: Final[Mapping[str, int]] = {"dense-int8": 1}  # name -> the id in a contribution and in a payload's header
 OPTIMIZERS: Final = ("adamw", "sgd", "lion")  # model/optimizers/
 SCHEDULES: Final = ("constant", "cosine", "wsd")  # model/schedule.py
 QUANTIZATIONS: Final = ("none", "int8")  # model/quantization.py
 
 
-def _from_file(
-    cls: type[_Config], path: Path, what: str, hint: str, otherwise: Mapping[str, object] = MappingProxyType({})
-) -> _Config:
-    """`otherwise`: what stands in for fields that the file does not name, before their own defaults."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(limits.CONFIG_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"no {what} named {str(path)!r}, and no such file ({error.strerror})", hint) from None
-    if len(text) > limits.CONFIG_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", hint)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON ({error})", hint) from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object", hint)
-    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-    return cls.from_dict(defaults | dict(otherwise) | values)
-
-
-def _to_dict(config: ModelConfig | TrainingConfig) -> dict[str, int | str | bool]:
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    silent = {field.name: field.default for field in fields(config) if field.metadata.get("later")}
-    return {name: value for name, value in values.items() if name not in silent or value != silent[name]}
-
-
-def _strict_fields(cls: type[ModelConfig] | type[TrainingConfig], values: Mapping[str, object]) -> dict[str, object]:
-    known = [field.name for field in fields(cls)]
-    needed = [field.name for field in fields(cls) if not field.metadata.get("later")]
-    if missing := [name for name in needed if name not in values]:
-        raise ConfigError(f"missing: {', '.join(missing)}", f"the fields are {', '.join(known)}")
-    if unknown := sorted(str(name)[:40] for name in values if name not in known):
-        raise ConfigError(f"unknown: {', '.join(unknown[:8])}", f"the fields are {', '.join(known)}")
-    return dict(values)
-
-
-def _check_types(config: ModelConfig | TrainingConfig) -> None:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if type(value) is not field.type:  # exact, so that True is no integer
-            raise ConfigError(f"{field.name} must be {getattr(field.type, '__name__', field.type)}, not {value!r:.40}")
-
-
-def _refuse_idle(config: ModelConfig | TrainingConfig, is_read: bool, with_what: str, names: Iterable[str]) -> None:
-    """A choice that nothing would read is a mistake of whoever made it."""
-    for field in fields(config):
-        if not is_read and field.name in names and getattr(config, field.name) != field.default:
-            raise ConfigError(f"{field.name} has a meaning only with {with_what}", f"leave {field.name} out")
-
-
-def _between(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value}, allowed are {low} to {high}")
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"unknown {name} {value[:40]!r}", f"known: {', '.join(known)}")
-
-
-def _decimal_between(name: str, value: str, low: str, high: str) -> None:
-    try:
-        allowed = len(value) <= 20 and Decimal(low) <= Decimal(value) <= Decimal(high)
-    except InvalidOperation:
-        allowed = False
-    if not allowed:
-        raise ConfigError(f"{name} is {value[:40]!r}, allowed are {low} to {high}", 'a decimal in a string, like "0.5"')
-
-
-# Below the helpers, because each entry validates itself as the module is imported.
+# Each entry validates itself as the module is imported.
 _DENSE: Final = {
     # docs/experiments.md has what was tried for tiny, and the figures
     "tiny": ModelConfig(

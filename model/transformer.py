@@ -4,16 +4,16 @@ Read this file first, then attention.py and feed_forward.py; what else a network
 norms.py, patterns.py, sinks.py and moe.py. Free-form floating point: nothing here is replicated.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention
 from model.cache import Cache, LayerCache
+from model.checkpointing import checkpointed
 from model.config import ModelConfig
 from model.feed_forward import FeedForward
 from model.flat import Weights
@@ -69,7 +69,8 @@ class Transformer(nn.Module):
         x = functional.dropout(x, self.dropout, self.training)
         routings: list[Routing] = []
         for index, layer in enumerate(self.layers):
-            x, routing = layer(x, self.positions, None if cache is None else cache.layers[index])
+            own = None if cache is None else cache.layers[index]
+            x, routing = checkpointed("layer", self.config, layer, x, self.positions, own)
             if routing is not None:
                 routings.append(routing)
         return self.norm(x), routings
@@ -115,38 +116,28 @@ class Transformer(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
         super().__init__()
+        self.config = config
         self.before_attention = norm_of(config, weights, f"{name}.input_layernorm")
         self.attention = Attention(config, weights, f"{name}.self_attn")
         self.before_feed_forward = norm_of(config, weights, f"{name}.post_attention_layernorm")
         self.feed_forward = (MixtureOfExperts if config.experts else FeedForward)(config, weights, f"{name}.mlp")
         self.dropout = float(config.dropout)
-        self.checkpointing = config.checkpointing
 
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None
     ) -> tuple[Tensor, Routing | None]:  # (batch, time, width), the same
-        result: tuple[Tensor, Routing | None] = self._part("layer", self._halves, x, positions, cache)
-        return result
-
-    def _halves(self, x: Tensor, positions: Positions, cache: LayerCache | None) -> tuple[Tensor, Routing | None]:
-        x = x + self._part("attention", self._attention_half, x, positions, cache)
-        added, routing = self._part("feed-forward", self._feed_forward_half, x)
+        x = x + checkpointed("attention", self.config, self._attended, x, positions, cache)
+        added, routing = checkpointed("feed-forward", self.config, self._fed_forward, x)
         return x + added, routing
 
-    def _attention_half(self, x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
+    def _attended(self, x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
         mixed = self.attention(self.before_attention(x), positions, cache)
         return functional.dropout(mixed, self.dropout, self.training)
 
-    def _feed_forward_half(self, x: Tensor) -> tuple[Tensor, Routing | None]:
+    def _fed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
         result = self.feed_forward(self.before_feed_forward(x))
         added, routing = result if isinstance(result, tuple) else (result, None)
         return functional.dropout(added, self.dropout, self.training), routing
-
-    def _part(self, part: str, function: Callable[..., Any], *inputs: Any) -> Any:
-        """Runs it; where the network checkpoints this part, backward keeps its inputs only and runs it again."""
-        if part != self.checkpointing or not torch.is_grad_enabled():
-            return function(*inputs)
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=self.dropout > 0)
 
 
 def targets_of(windows: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+"""config.py and fields.py: the presets, what is refused, and which documents older networks have."""
+
 import json
 import subprocess
 import sys

@@ -119,7 +119,7 @@ def test_a_gpu_computes_the_same(name: str) -> None:
     assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
 
 
-# --- checkpointing -----------------------------------------------------------------------------------------------------------
+# --- checkpointing.py --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", CHECKPOINTINGS[1:])
