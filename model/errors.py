@@ -33,6 +33,10 @@ class SnapshotError(ModelError):
     """A file of model or trainer state is missing, damaged, or belongs to another model."""
 
 
+class InterchangeError(ModelError):
+    """A folder of another program's cannot be read, or a model cannot be said in its terms."""
+
+
 class PayloadError(ValueError):
     """A contribution's bytes break a rule of the codec. Stateless: every node refuses the same bytes."""
 

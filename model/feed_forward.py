@@ -1,6 +1,7 @@
 """The feed-forward layer: gated, SwiGLU (Shazeer 2020), in Llama's layout; or without a gate, GELU (Hendrycks and Gimpel
 2016, with the error function) or ReLU."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,5 +20,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, time, width), the same
         up = functional.linear(x, self.up_proj)
-        hidden = self.activate(up) if self.gate_proj is None else swiglu(functional.linear(x, self.gate_proj), up)
+        if self.gate_proj is None:
+            hidden = self.activate(up)
+        else:
+            gate = functional.linear(x, self.gate_proj)
+            # Where nothing is learned torch's own expression: what transformers computes for an export, to the last bit.
+            hidden = swiglu(gate, up) if torch.is_grad_enabled() else functional.silu(gate) * up
         return functional.linear(hidden, self.down_proj)

@@ -41,6 +41,13 @@ WARMUP_STEPS_MAX: Final = 10**6  # a node's whole life of steps
 SCHEDULE_STEPS_MAX: Final = 10**9  # ten steps a second for three years
 CONFIG_BYTES_MAX: Final = 1 << 16  # a configuration file is a page of text
 
+# --- folders that other programs write (model/interchange) -----------------------------------------------------------
+TENSOR_HEADER_BYTES_MAX: Final = 1 << 24  # 100,000 names: a tensor for each expert of the largest mixtures
+TENSORS_PER_FILE_MAX: Final = 1 << 15  # of those that we write, so that what we write is read
+INDEX_BYTES_MAX: Final = 1 << 24  # of a sharded folder: the same names, and the file of each
+SHARDS_MAX: Final = 1000  # five gigabytes each, as most folders have it: five terabytes
+SHARD_BYTES: Final = 5 * 10**9  # of a file that we write; a tensor is never cut
+
 # --- text ----------------------------------------------------------------------------------------------------------
 CORPUS_BYTES_MAX: Final = 1 << 36  # 64 GiB, 32 billion words of two bytes: what a model of 1.6 billion parameters wants
 TOKENIZER_BYTES_MAX: Final = 64 << 20  # the largest tokenizer.json in use, of 262,144 words, has 33 MB

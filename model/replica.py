@@ -5,7 +5,7 @@ A replica is a value: `apply` returns a new one, and its bytes never change. The
 only: torch's kernels round differently on different machines.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,18 @@ class Replica:
         parameters = initial_parameters(config, seed)
         state[: parameters.nbytes] = parameters.view(np.uint8)
         return cls(config, training, state)
+
+    @classmethod
+    def filled(
+        cls, config: ModelConfig, training: TrainingConfig, fill: Callable[[NDArray[np.float32]], object]
+    ) -> "Replica":
+        """Parameters that `fill` writes into a flat buffer of zeros, and no momentum. Raises SnapshotError as `from_bytes`."""
+        layout = Layout.of(config)
+        state = np.zeros(_byte_length(layout, training), np.uint8)
+        fill(state[: 4 * layout.values].view(np.float32))
+        replica = cls(config, training, state)
+        replica._check_canonical()
+        return replica
 
     @classmethod
     def from_bytes(cls, config: ModelConfig, training: TrainingConfig, buffer: bytes | bytearray) -> "Replica":
