@@ -23,6 +23,7 @@ from p2pnode.generate_command import generate
 from p2pnode.home import Home, find_home
 from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.localnet.flags import localnet
+from p2pnode.model_commands import export
 from p2pnode.simulation.flags import simulate
 from p2pnode.text_commands import ColumnFlag, DataFlag, DatasetFlag, PairsFlag, TokenizerFlag
 from p2pnode.text_commands import app as tokenizer_app
@@ -376,7 +377,7 @@ def log(*, home: HomeFlag = None, last: LastFlag = 20, as_json: JsonFlag = False
 @app.command(rich_help_panel="Watch")
 def verify(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[HOME|FILE]", help="A home, or an exported chain.", show_default=False)
+        Path | None, typer.Argument(metavar="[HOME|FILE|DIR]", help="A home, an exported chain or model.", show_default=False)
     ] = None,
     *,
     home: HomeFlag = None,
@@ -391,7 +392,7 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:
-    """Check a home or an exported chain from the genesis on, offline; exit code 1 if anything is wrong."""
+    """Check a home, or an exported chain or model, from the genesis on, offline; exit code 1 if anything is wrong."""
     from p2pnode.verify import Wishes, verify
 
     if path is not None and home is not None:
@@ -488,6 +489,7 @@ app.command(rich_help_panel="Train")(simulate)
 # --- settings ------------------------------------------------------------------------------------------------------------------
 
 
+app.command(rich_help_panel="Train")(export)
 app.command("id", rich_help_panel="Settings")(identity)
 app.command("export-key", rich_help_panel="Settings")(export_key)
 app.command("import-key", rich_help_panel="Settings")(import_key)

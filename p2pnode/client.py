@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
@@ -22,6 +23,7 @@ from p2pnode.home import SOCKET_PATH_BYTES_MAX, Home
 READ_SECONDS_MAX = 10.0  # reads answer from memory; a node that takes longer is broken, and the operator must hear so
 WATCH_SECONDS = 0.2  # between two looks at what a command has led to
 COMMAND_SECONDS_MAX = 300.0  # a test waits for a round, an evaluation for the trainer
+EXPORT_SECONDS_MAX = 3600.0  # eight billion parameters on a disk that writes ten megabytes a second
 ANSWER_BYTES_MAX = 256 * 1024 * 1024  # ten thousand rounds of 256 contributors
 
 Json = dict[str, Any]
@@ -83,6 +85,11 @@ class Client:
         """A token for one newcomer, good for ``heights`` heights."""
         return cast(Json, self._request("POST", "/invite", {"heights": heights}))
 
+    def export(self, folder: Path) -> Json:
+        """Write the agreed model of this moment into a folder, as transformers loads it."""
+        body = {"folder": str(folder.absolute())}
+        return cast(Json, self._request("POST", "/export", body, seconds_max=EXPORT_SECONDS_MAX))
+
     def parting(self) -> Json:
         """What leaving would leave behind."""
         return cast(Json, self._request("GET", "/leave"))
@@ -108,8 +115,10 @@ class Client:
         except _NodeEnded:
             return {}  # it was quicker to end than to answer
 
-    def _request(self, method: str, path: str, body: Json | None = None) -> object:
-        timeout_seconds = READ_SECONDS_MAX if method == "GET" else COMMAND_SECONDS_MAX
+    def _request(
+        self, method: str, path: str, body: Json | None = None, *, seconds_max: float = COMMAND_SECONDS_MAX
+    ) -> object:
+        timeout_seconds = READ_SECONDS_MAX if method == "GET" else seconds_max
         connection = _UnixConnection(self.home, timeout_seconds)
         try:
             payload = None if body is None else json.dumps(body)

@@ -26,7 +26,7 @@ from p2pnode.home import Home
 from p2pnode.logs import get_logger
 from transport.machine import in_thread
 
-BODY_BYTES_MAX = 4096  # the longest of the usual commands is {"rounds": N}
+BODY_BYTES_MAX = 16384  # the longest of the usual commands is {"folder": PATH}: 4,096 bytes, of three characters of JSON each
 PROMPT_BODY_BYTES_MAX = (
     12 * PROMPT_CHARACTERS_MAX + BODY_BYTES_MAX
 )  # twelve bytes are what JSON makes of a character at most
@@ -59,6 +59,7 @@ class ControlTarget(Protocol):
     async def generate_next(self, number: int) -> Answer: ...
     async def generate_end(self, number: int) -> Answer: ...
     async def invite(self, heights: int | None) -> Answer: ...
+    async def export(self, folder: Path) -> Answer: ...
     def parting(self) -> Answer: ...
     async def leave(self) -> Answer: ...
     async def stop(self) -> Answer: ...
@@ -188,6 +189,13 @@ def _whole_number(body: Mapping[str, Any], key: str, *, low: int, high: int) -> 
     return value
 
 
+async def _export(target: ControlTarget, body: Mapping[str, Any]) -> Answer:
+    folder = body.get("folder")
+    if not isinstance(folder, str) or not Path(folder).is_absolute() or "\0" in folder:
+        raise _Refused(400, "folder: not valid", "it takes an absolute path")
+    return await target.export(Path(folder))
+
+
 _READS: Mapping[str, Callable[[ControlTarget, Mapping[str, str]], object]] = {
     "/status": lambda target, _: target.status(),
     "/peers": lambda target, _: target.peers(),
@@ -207,6 +215,7 @@ _COMMANDS: Mapping[str, Callable[[ControlTarget, Mapping[str, Any]], Awaitable[A
     "/generate/next": lambda target, body: target.generate_next(_number(body)),
     "/generate/end": lambda target, body: target.generate_end(_number(body)),
     "/invite": lambda target, body: target.invite(_whole_number(body, "heights", low=1, high=HEIGHT_MAX)),
+    "/export": _export,
     "/leave": lambda target, _: target.leave(),
     "/stop": lambda target, _: target.stop(),
 }

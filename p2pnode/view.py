@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,8 +20,10 @@ from model.generation.settings import Settings
 from p2pnode import __version__, health, logs, openness, people
 from p2pnode.errors import UserError
 from p2pnode.generations import AgreedModel
+from p2pnode.exporting import CertifiedModel, export_model
 from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
+from transport.machine import in_thread
 
 if TYPE_CHECKING:
     from p2pnode.node import Node
@@ -237,6 +240,19 @@ class View:
         """A token for one newcomer, and the line with which it is used."""
         token, expiry_height = self._seat().invite(heights)
         return {"token": token, "expiry_height": expiry_height, "join": f"{self.join_line()} --invite {token}"}
+
+    async def export(self, folder: Path) -> Answer:
+        """The agreed model of this moment as a folder; rounds go on meanwhile."""
+        node, rounds = self._node, self._running()
+        assert node.store is not None and node.tokenizer is not None
+        model = CertifiedModel(
+            genesis=rounds.parts.genesis,
+            state=rounds.state,
+            replica=rounds.replica,
+            tokenizer=node.tokenizer,
+            store=node.store,
+        )
+        return await in_thread(export_model, folder, model)
 
     def parting(self) -> Answer:
         """What leaving would leave behind."""

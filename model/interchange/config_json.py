@@ -112,7 +112,7 @@ def _scaling(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def _of_experts(config: ModelConfig) -> dict[str, Any]:
-    document = {
+    document: dict[str, Any] = {
         "num_local_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
         "router_aux_loss_coef": float(config.balance_loss),
@@ -137,7 +137,7 @@ def _own(config: ModelConfig) -> set[str]:
 def from_document(document: Mapping[str, Any]) -> ModelConfig:
     """The decoder of ours that computes what this `config.json` says. Raises InterchangeError for the first mismatch."""
     family = document.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise _mismatch(f"model_type is {_shown(family)}; known are {', '.join(FAMILIES)}")
     for name, values in _EXPECTED.items():
         if document.get(name, values[0]) not in values:

@@ -133,10 +133,11 @@ def _files(path: Path) -> dict[str, SafetensorsFile]:
     names = sorted(set(where.values()))
     if len(names) > SHARDS_MAX:
         raise _bad(path / INDEX, f"{len(names)} files, at most {SHARDS_MAX} are allowed")
-    found: dict[str, SafetensorsFile] = {}
     for name in names:
         if not _SHARD_NAME.fullmatch(name):
             raise _bad(path / INDEX, f"{name[:60]!r} is no name of a file beside it")
+    found: dict[str, SafetensorsFile] = {}
+    for name in names:
         shard = SafetensorsFile.open(path / name)
         for tensor in shard.entries:
             if where.get(tensor) != name:

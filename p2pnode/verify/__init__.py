@@ -1,4 +1,4 @@
-"""``p2pnode verify``: whether a home, or an exported chain, is what its genesis and its signatures say. Offline, and read-only.
+"""``p2pnode verify``: whether a home, an exported chain or an exported model is what its genesis and its signatures say. Offline, and read-only.
 
     report.py     what was found: faults, each with its file and place, and one verdict
     database.py   the chain file: one consistent view of it, its pages and rows
@@ -6,6 +6,7 @@
     chain.py      every height from the genesis: block, certificate, committee, evidence, requests
     disk.py       what lies beside the chain: key, vote log, snapshots, payloads
     replay.py     every model again, wherever its payloads are kept
+    folder.py     a model that was exported, against the chain beside it
 
 What it is not: a second opinion on the rules; ``consensus.check_block`` and ``check_certificate`` decide, so a new rule comes for free.
 
@@ -22,7 +23,8 @@ import consensus
 from p2pnode.errors import SetUpError
 from p2pnode.genesis import PROTOCOL_VERSION, Genesis, chain_id_of, parse
 from p2pnode.home import Home
-from p2pnode.verify import chainfile, disk, replay
+from p2pnode.model_card import CHAIN
+from p2pnode.verify import chainfile, disk, folder, replay
 from p2pnode.verify.chain import VerifiedChain, check_chain
 from p2pnode.verify.database import Database
 from p2pnode.verify.report import Report
@@ -40,32 +42,41 @@ class Wishes:
 
 
 def verify(path: Path, wishes: Wishes) -> Report:
-    """Check a home or an exported chain.
+    """Check a home, an exported chain or an exported model.
 
     Raises:
         SetUpError: there is nothing here that could be checked.
     """
     report = Report(str(path))
-    if path.is_dir():
+    if folder.is_export(path):
+        _verify_folder(path, wishes, report)
+    elif path.is_dir():
         _verify_home(Home(path), wishes, report)
     elif path.is_file():
         _verify_file(path, wishes, report)
     else:
-        raise SetUpError(f"{path}: there is no such file or directory", "name a node's home, or an exported chain")
+        raise SetUpError(f"{path}: there is no such file or directory", "name a node's home, or what was exported")
     return report
 
 
-def _verify_file(path: Path, wishes: Wishes, report: Report) -> None:
+def _verify_file(path: Path, wishes: Wishes, report: Report) -> VerifiedChain | None:
     if wishes.replay or wishes.export is not None:
         report.note("an exported chain holds no payloads, and need not be exported again")
-    found = chainfile.read(path, report)
+    found, chain = chainfile.read(path, report), None
     if found is None:
-        return
+        return None
     genesis = _genesis(found.genesis, path.name, report)
     if genesis is not None:
-        check_chain(genesis, found.rows, file=path.name, report=report, progress=wishes.progress)
+        chain = check_chain(genesis, found.rows, file=path.name, report=report, progress=wishes.progress)
     if not report.faults and not found.sealed:
         report.fault(path.name, "its last 32 bytes are not the digest of the rest", field="digest")
+    return chain
+
+
+def _verify_folder(path: Path, wishes: Wishes, report: Report) -> None:
+    chain = _verify_file(path / CHAIN, wishes, report)
+    if chain is not None and not report.faults:
+        folder.check_model(path, chain, report)
 
 
 def _verify_home(home: Home, wishes: Wishes, report: Report) -> None:
@@ -102,7 +113,7 @@ def _beside(home: Home, chain: VerifiedChain, logged: disk.Logged, *, wishes: Wi
         if report.faults:
             report.note(f"{wishes.export} was not written, because of the faults")
         else:
-            chainfile.write(wishes.export, chain, database.rows())
+            chainfile.write(wishes.export, genesis=chain.genesis, height=chain.state.height, rows=database.rows())
 
 
 def _document(home: Home) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 import consensus
 from p2pnode.errors import SetUpError
 from p2pnode.files import FILES, write_whole
-from p2pnode.verify.chain import Row, Unreadable, VerifiedChain
+from p2pnode.genesis import Genesis
+from p2pnode.verify.chain import Row, Unreadable
 from p2pnode.verify.report import Report
 
 MAGIC = b"p2pnode-chain-1\n"
@@ -30,9 +31,9 @@ class Found:
     sealed: bool
 
 
-def write(path: Path, chain: VerifiedChain, rows: Iterator[Row]) -> None:
-    """Export a chain that was verified. Raises OSError."""
-    parts = [MAGIC, _sized(chain.genesis.to_bytes()), chain.state.height.to_bytes(8, "big")]
+def write(path: Path, *, genesis: Genesis, height: int, rows: Iterator[Row]) -> None:
+    """Export a chain of so many heights, which the caller knows to be sound. Raises OSError."""
+    parts = [MAGIC, _sized(genesis.to_bytes()), height.to_bytes(8, "big")]
     certificate = b""
     for row in rows:
         parts.append(_sized(row.block))
