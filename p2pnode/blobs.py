@@ -96,7 +96,7 @@ class Blobs:
             return None
         return data
 
-    def put_chunks(self, chunks: Iterable[bytes]) -> tuple[bytes, int]:
+    def put_chunks(self, chunks: Iterable[bytes | memoryview]) -> tuple[bytes, int]:
         """Keep bytes of any length, given piece by piece: their digest, and how many they are. Durable; whole or not at all.
 
         What ``chunks`` raises goes on to the caller. Raises OSError.
@@ -347,7 +347,7 @@ class _Leaves:
         self.length = 0
         self._rest = bytearray()
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes | memoryview) -> None:
         self.length += len(chunk)
         self._rest += chunk
         whole = len(self._rest) // LEAF_BYTES * LEAF_BYTES

@@ -23,7 +23,7 @@ from p2pnode.generate_command import generate
 from p2pnode.home import Home, find_home
 from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.localnet.flags import localnet
-from p2pnode.model_commands import export
+from p2pnode.model_commands import export, refound
 from p2pnode.simulation.flags import simulate
 from p2pnode.text_commands import ColumnFlag, DataFlag, DatasetFlag, PairsFlag, TokenizerFlag
 from p2pnode.text_commands import app as tokenizer_app
@@ -130,6 +130,10 @@ def init(
     genesis: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take part in the network that FILE founds.", show_default=False)
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="A first model, as transformers loads it.", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the first model's parameters.", show_default=False)
     ] = None,
@@ -148,54 +152,31 @@ def init(
         "allow": allow,
         "threshold": threshold,
     }
-    if genesis is not None and (
-        founder or seed is not None or any(value not in (None, []) for value in of_the_network.values())
-    ):
-        raise UserError(
-            f"--genesis with --founder, --seed, {', '.join(f'--{name}' for name in of_the_network)}: the file has decided these",
-            "give --genesis alone",
-            exit_code=ExitCode.USAGE,
-        )
+    given = {f"--{name}" for name, value in of_the_network.items() if value not in (None, [])}
+    given |= {
+        name for name, value in (("--founder", founder), ("--seed", seed), ("--from", source)) if value is not None
+    }
+    _refuse_beside("--genesis", genesis, given - {"--genesis"}, why="the file has decided these")
+    _refuse_beside("--from", source, given & {"--size", "--moe", "--seed"}, why="the folder has decided these")
     settings = load_config({"home": home, **of_the_network})
     place = Home(settings.home)
     with place.locked():
         from p2pnode.founding import initialise  # numpy, but no torch: half a second instead of two
 
-        initialise(place, settings, founders=founder or [], genesis_file=genesis, seed=seed, say=_say)
+        initialise(
+            place,
+            settings,
+            founders=founder or [],
+            genesis_file=genesis,
+            seed=seed,
+            model_folder=source,
+            say=_say,
+        )
     _say(f"ready in {place}; p2pnode start starts the node")
     return ExitCode.OK
 
 
-@app.command(rich_help_panel="Node")
-def refound(
-    *,
-    source: Annotated[Path, typer.Option("--from", metavar="HOME", help="A survivor's home, stopped.")],
-    home: HomeFlag = None,
-    founder: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY@HOST:PORT", help="A first member, as its `p2pnode id` prints it; repeatable."),
-    ] = None,
-    as_json: JsonFlag = False,
-) -> int:
-    """Found a new network on the last model of one that lost its quorum for good."""
-    settings = load_config({"home": home})
-    place, old = Home(settings.home), Home(source)
-    from p2pnode import refounding
-
-    genesis, last = refounding.refound(place, settings, source=old, founders=founder or [])
-    if last.state.height < last.tip:
-        _say(f"the old chain goes on to height {last.tip}, but {old} holds no payloads beyond {last.state.height}")
-    facts = {
-        "network": genesis.chain_id.hex(),
-        "from_network": last.genesis.chain_id.hex(),
-        "from_height": last.state.height,
-        "model_root": genesis.model_root.hex(),
-    }
-    _show(facts, as_json, render.facts)
-    _say(
-        f"ready in {place}; p2pnode start --home {place} starts it, and the others join into fresh homes with --bootstrap"
-    )
-    return ExitCode.OK
+app.command(rich_help_panel="Node")(refound)
 
 
 @app.command(rich_help_panel="Node")
@@ -377,7 +358,8 @@ def log(*, home: HomeFlag = None, last: LastFlag = 20, as_json: JsonFlag = False
 @app.command(rich_help_panel="Watch")
 def verify(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[HOME|FILE|DIR]", help="A home, an exported chain or model.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[HOME|FILE|DIR]", help="A home, an exported chain or model.", show_default=False),
     ] = None,
     *,
     home: HomeFlag = None,
@@ -538,6 +520,13 @@ def _config_root(context: typer.Context) -> None:
 
 
 # --- pieces --------------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_beside(flag: str, value: object, others: set[str], *, why: str) -> None:
+    if value is not None and others:
+        raise UserError(
+            f"{flag} with {', '.join(sorted(others))}: {why}", f"give {flag} alone", exit_code=ExitCode.USAGE
+        )
 
 
 def _client(home: Path | None) -> "Client":

@@ -18,7 +18,7 @@ import transport
 from model.config import ModelConfig, TrainingConfig, check_together
 from model.errors import ConfigError, SnapshotError
 from model.replica import Replica
-from model.tokenizer import ByteTokenizer
+from model.tokenizer import ByteTokenizer, Tokenizer
 from p2pnode import texts
 from p2pnode.blobs import Blobs
 from p2pnode.config import Config, Endpoint, Policy, parse_endpoint
@@ -33,6 +33,7 @@ from p2pnode.genesis import (
     parse,
 )
 from p2pnode.home import Home
+from p2pnode.importing import ImportedModel, open_model
 from p2pnode.logs import Logger
 from p2pnode.reading import SETTINGS_OF_TEXT, Say, digest_of_text, make, tokenizer_for, tokenizer_named
 from p2pnode.tokens import Token, parse_token
@@ -65,9 +66,12 @@ def initialise(
     founders: Sequence[str] = (),
     genesis_file: Path | None = None,
     seed: int | None = None,
+    model_folder: Path | None = None,
     say: Say = lambda line: None,
 ) -> Genesis:
     """Make a home part of a network without starting it: found one (``founders`` are the others), or take a genesis from a file.
+
+    ``model_folder``: transformers' form of the first model, which else is drawn.
 
     Raises:
         SetUpError: the home belongs to a network already, or something given cannot be used.
@@ -81,25 +85,41 @@ def initialise(
         if names_a_text(config):
             keep_corpus(home, config, genesis, say=say)
     else:
-        genesis = _found(home, config, identity, founders=founders, seed=seed, say=say)
+        imported = None if model_folder is None else open_model(model_folder)
+        genesis = _found(home, config, identity, founders=founders, seed=seed, imported=imported, say=say)
     write_genesis(home, genesis)
     return genesis
 
 
 def _found(
-    home: Home, config: Config, identity: transport.Identity, *, founders: Sequence[str], seed: int | None, say: Say
+    home: Home,
+    config: Config,
+    identity: transport.Identity,
+    *,
+    founders: Sequence[str],
+    seed: int | None,
+    imported: ImportedModel | None,
+    say: Say,
 ) -> Genesis:
-    tokenizer = tokenizer_named(config)
+    tokenizer = tokenizer_named(config) if imported is None else imported.words(config, say)
     try:
         training = training_of(config)
-        model = ModelConfig.named(config.size, moe=config.moe, vocabulary=tokenizer.vocabulary)
+        model = imported.config if imported is not None else _sized(config, tokenizer)
         check_together(model, training, vocabulary=tokenizer.vocabulary)
     except ConfigError as problem:
         raise SetUpError(problem.message, problem.hint) from None
     policy, allowed = admission(config)
     nonce = random_bytes(16) if seed is None else hashlib.sha256(f"p2pnode-seed-{seed}".encode()).digest()[:16]
-    text = make(home, config, open_blobs(home), tokenizer, sequence=training.sequence, say=say)
-    replica = Replica.initial(model, training, model_seed(nonce))
+    blobs = open_blobs(home)
+    if imported is None:
+        root = _root(Replica.initial(model, training, model_seed(nonce)))
+    else:
+        root, _ = blobs.put_chunks(imported.replica(training, say).leaves())
+    try:
+        text = make(home, config, blobs, tokenizer, sequence=training.sequence, say=say)
+    except BaseException:
+        blobs.drop(root)  # where nothing was founded, nothing is left
+        raise
     own = Founder(identity.public_key, str(config.announce or config.listen))
     everybody = {own.public_key: own} | {f.public_key: f for f in map(parse_founder, founders)}
     return Genesis(
@@ -111,13 +131,22 @@ def _found(
         corpus_bytes=text.length,
         words=text.words,
         tokenizer=text.tokenizer,
-        model_root=content.content_digest(replica.leaves(), replica.byte_length),
+        model_root=root,
+        imported=imported is not None,
         policy=policy,
         probation_contributions=PROBATION_CONTRIBUTIONS,
         round_seconds_max=DEFAULT_ROUND_SECONDS_MAX,
         threshold_percent=config.threshold,
         allowlist=tuple(sorted(allowed | everybody.keys())) if policy == "allowlist" else (),
     )
+
+
+def _sized(config: Config, tokenizer: Tokenizer) -> ModelConfig:
+    return ModelConfig.named(config.size, moe=config.moe, vocabulary=tokenizer.vocabulary)
+
+
+def _root(model: Replica) -> bytes:
+    return content.content_digest(model.leaves(), model.byte_length)
 
 
 def admission(config: Config) -> tuple[Policy, set[bytes]]:

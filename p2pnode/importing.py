@@ -6,7 +6,6 @@ fetches. What it is not: trust in where the folder comes from; `p2pnode verify D
 Rules for editing: blocking. What does not fit is said before the text is read and before memory is taken for weights.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from model.errors import InterchangeError, TokenizerError
 from model.interchange.reading import TOKENIZER, ModelFolder, memory_problem
 from model.replica import Replica
 from model.tokenizer import Tokenizer, tokenizer_from_json
+from p2pnode.config import Config
 from p2pnode.errors import SetUpError
-
-Say = Callable[[str], None]
+from p2pnode.reading import Say, tokenizer_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,27 @@ class ImportedModel:
     @property
     def config(self) -> ModelConfig:
         return self.folder.config
+
+    def words(self, config: Config, say: Say) -> Tokenizer:
+        """What its tokens mean: its own tokenizer, or where it has none the one that the settings name.
+
+        Raises:
+            SetUpError: the settings name another one than it has, or one of more words than it has embeddings.
+        """
+        path = self.folder.path
+        if self.tokenizer is None:
+            found = tokenizer_named(config)
+            if not config.given("tokenizer"):
+                say(f"{path} has no {TOKENIZER}: text is read as bytes, which may mean nothing to this model")
+            if found.vocabulary > self.config.vocabulary:
+                raise SetUpError(
+                    f"{path}: a vocab_size of {self.config.vocabulary}, and the tokenizer has {found.vocabulary} words",
+                    "name the tokenizer with which this model was trained: --tokenizer",
+                )
+            return found
+        if config.given("tokenizer") and tokenizer_named(config).to_json() != self.tokenizer.to_json():
+            raise SetUpError(f"--tokenizer: {path} has another {TOKENIZER}", "leave --tokenizer out")
+        return self.tokenizer
 
     def replica(self, training: TrainingConfig, say: Say) -> Replica:
         """M(0). Raises SetUpError where the weights are none of a model's, or this machine cannot hold them."""

@@ -103,7 +103,17 @@ def test_stop_waits_until_the_node_is_gone(node: RunningNode, cli: Cli) -> None:
         ("start --threads 0", "--threads 0: not valid", "it takes a whole number from 1"),
         ("start --precision fp16", "--precision fp16: fp16 on a CPU", "take bf16"),
         ("start --policy closed", "--policy 'closed': not valid", "it takes open or invite"),
-        ("init --genesis g.json --size tiny", "--genesis with --founder", "give --genesis alone"),
+        (
+            "init --genesis g.json --size tiny",
+            "--genesis with --size: the file has decided these",
+            "give --genesis alone",
+        ),
+        ("init --genesis g.json --from d --seed 1", "--genesis with --from, --seed: the file", "give --genesis alone"),
+        (
+            "init --from d --moe --seed 1",
+            "--from with --moe, --seed: the folder has decided these",
+            "give --from alone",
+        ),
     ],
 )
 def test_wrong_usage_is_exit_code_2(cli: Cli, words: str, error: str, hint: str) -> None:
