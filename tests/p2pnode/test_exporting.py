@@ -1,4 +1,4 @@
-"""A model leaves as a folder: whole or not at all, with the chain that certifies it, and checked against it; by model_commands.py, too.
+"""A model leaves as a folder: whole or not at all, with the chain that certifies it, and checked against it; by model_commands.py, too."""
 
 import json
 from dataclasses import replace
