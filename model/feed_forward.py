@@ -1,13 +1,13 @@
 """The feed-forward layer: gated, SwiGLU (Shazeer 2020), in Llama's layout; or without a gate, GELU (Hendrycks and Gimpel
 2016, with the error function) or ReLU."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cuda_ext import swiglu
 from model.config import ModelConfig
 from model.flat import Weights
+from model.plain import is_plain
 
 
 class FeedForward(nn.Module):
@@ -24,6 +24,5 @@ class FeedForward(nn.Module):
             hidden = self.activate(up)
         else:
             gate = functional.linear(x, self.gate_proj)
-            # Where nothing is learned torch's own expression: what transformers computes for an export, to the last bit.
-            hidden = swiglu(gate, up) if torch.is_grad_enabled() else functional.silu(gate) * up
+            hidden = functional.silu(gate) * up if is_plain(x) else swiglu(gate, up)
         return functional.linear(hidden, self.down_proj)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cuda_ext import moe_combine, moe_permute, moe_plan, moe_topk_route, swiglu_packed
+from cuda_ext import Route, moe_combine, moe_permute, moe_plan, moe_topk_route, reference, swiglu_packed
 from model.config import ModelConfig
 from model.feed_forward import FeedForward
 from model.flat import Weights
+from model.plain import is_plain
 
 
 class Routing(NamedTuple):
@@ -44,15 +45,29 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, 1)
         with torch.autocast(x.device.type, enabled=False):  # half precision flips choices (Fedus et al. 2021)
             logits = functional.linear(tokens.to(self.router.dtype), self.router)
-        route = moe_topk_route(logits, self.experts_per_token, self.normalize)
-        plan = moe_plan(route.indices, len(self.router))
-        rows = moe_permute(tokens, plan.perm, self.experts_per_token)  # (T * k, width), sorted by expert
-        rows = swiglu_packed(grouped_linear(rows, self.gate_up_proj, plan.offsets))
-        rows = grouped_linear(rows, self.down_proj, plan.offsets)
-        mixed = moe_combine(rows, plan.inverse, route.weights).view_as(x)
+        if is_plain(x):
+            route = Route(*reference.moe_topk_route(logits, self.experts_per_token, self.normalize, "softmax"))
+            mixed = self._plain(tokens, route).view_as(x)
+        else:
+            route = moe_topk_route(logits, self.experts_per_token, self.normalize)
+            plan = moe_plan(route.indices, len(self.router))
+            rows = moe_permute(tokens, plan.perm, self.experts_per_token)  # (T * k, width), sorted by expert
+            rows = swiglu_packed(grouped_linear(rows, self.gate_up_proj, plan.offsets))
+            rows = grouped_linear(rows, self.down_proj, plan.offsets)
+            mixed = moe_combine(rows, plan.inverse, route.weights).view_as(x)
         if self.shared is not None:
             mixed = mixed + self.shared(x)
         return mixed, Routing(logits, route.indices, route.counts, route.lse)
+
+    def _plain(self, tokens: Tensor, route: Route) -> Tensor:
+        """In the order of transformers, which sums a row of a matrix product otherwise in another place of it."""
+        order = torch.sort(route.indices.long().flatten()).indices
+        ends = route.counts.cumsum(0, dtype=torch.int32)
+        gate, up = grouped_linear(tokens[order // self.experts_per_token], self.gate_up_proj, ends).chunk(2, dim=-1)
+        rows = grouped_linear(functional.silu(gate) * up, self.down_proj, ends) * route.weights.flatten()[order, None]
+        mixed = torch.empty_like(rows)
+        mixed[order] = rows
+        return mixed.view(len(tokens), self.experts_per_token, -1).sum(dim=1)
 
 
 def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from model.config import ModelConfig
 from model.dense_attention import dense_causal_attention, is_faster
+from model.plain import is_plain
 from model.sinks import with_sink_key, without_sink_key
 
 _WINDOW_BLOCK_MIN = 64  # smaller ones keep no core busy
+_WHOLE_TIME_MAX = 4096  # a mask over everything has sixteen million values there
 
 
 def pattern_of(config: ModelConfig) -> "Pattern":
@@ -97,6 +99,12 @@ def attend(
     if isinstance(pattern, Full) or time <= pattern.horizon:
         return _dot_product(query, key, value, mask=None, sinks=sinks, dropout=dropout)
     positions = torch.arange(time, device=query.device)
+    if isinstance(pattern, Window) and sinks is None and time <= _WHOLE_TIME_MAX and is_plain(query):
+        mask = pattern.sees(positions[:, None], positions)
+        grouped, scale = query.shape[1] > key.shape[1], query.shape[-1] ** -0.5
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=grouped, scale=scale
+        )
     queries, keys, values, places = (
         torch.split(x, pattern.block, dim=-2) for x in (query, key, value, positions[:, None])
     )

@@ -63,18 +63,18 @@ def difference(config: ModelConfig, theta: NDArray[np.float32], model: Any) -> f
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformers_loads_it_with_equal_logits(name: str, tmp_path: Path) -> None:
-    """Of Llama to the last bit; the others add in another order."""
+    """To the last bit; of experts whose rows do not begin on 16 bytes theirs adds in another order."""
     config, family = FAMILIES[name]
     theta = written(tmp_path, config)
     model = loaded(tmp_path)
     assert type(model).__name__ == family
-    assert difference(config, theta, model) <= (0 if family == "LlamaForCausalLM" else 1e-5)
+    assert difference(config, theta, model) <= (1e-5 if name == "odd experts" else 0)
 
 
 @pytest.mark.parametrize("name", ["dense", "window", "experts"])
 def test_so_it_does_with_what_was_learned(name: str, tmp_path: Path) -> None:
-    config, family = FAMILIES[name]
-    training = TrainingConfig(local_steps=20, inner_rate="0.003", warmup_steps=5)
+    config, _ = FAMILIES[name]
+    training = TrainingConfig(local_steps=12, inner_rate="0.003", warmup_steps=5)
     text = ("It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 600).encode()
     trainer = Trainer(config, training, Corpus(text), chain_id=bytes(32), author=bytes(32))
     replica = Replica.initial(config, training, 1)
@@ -84,7 +84,7 @@ def test_so_it_does_with_what_was_learned(name: str, tmp_path: Path) -> None:
     assert trainer.evaluate(replica) < 3.0, "it has learned something"
     tmp_path.mkdir(exist_ok=True)
     write_model(tmp_path, config, replica.theta, end=None)
-    assert difference(config, replica.theta, loaded(tmp_path)) <= (0 if family == "LlamaForCausalLM" else 1e-5)
+    assert difference(config, replica.theta, loaded(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("name", ["dense", "experts"])
@@ -96,7 +96,7 @@ def test_a_large_model_is_in_shards(name: str, tmp_path: Path) -> None:
     assert len(files) > 3 and {file.name for file in files} == set(index["weight_map"].values())
     assert all(file.stat().st_size < 1_100_000 for file in files)
     assert index["metadata"]["total_size"] == 4 * config.parameters
-    assert difference(config, theta, loaded(tmp_path / "sharded")) <= (0 if name == "dense" else 1e-5)
+    assert difference(config, theta, loaded(tmp_path / "sharded")) == 0
     found, again, _ = read(tmp_path / "sharded")
     assert found == config and np.array_equal(again, theta)
     whole = tmp_path / "whole"
@@ -140,7 +140,7 @@ def test_what_transformers_saves_is_read(name: str, dtype: torch.dtype, tmp_path
     found, theta, turned = read(tmp_path / "theirs")
     assert found == config and turned >= len(list(model.parameters()))
     widened = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.float32)
-    assert difference(config, theta, widened) <= 1e-5
+    assert difference(config, theta, widened) == 0
 
 
 def test_the_tokenizer_of_bytes_is_one_of_theirs(tmp_path: Path) -> None:
