@@ -26,7 +26,9 @@ from p2pnode.home import Home
 from p2pnode.logs import get_logger
 from transport.machine import in_thread
 
-BODY_BYTES_MAX = 16384  # the longest of the usual commands is {"folder": PATH}: 4,096 bytes, of three characters of JSON each
+BODY_BYTES_MAX = (
+    16384  # the longest of the usual commands is {"folder": PATH}: 4,096 bytes, of three characters of JSON each
+)
 PROMPT_BODY_BYTES_MAX = (
     12 * PROMPT_CHARACTERS_MAX + BODY_BYTES_MAX
 )  # twelve bytes are what JSON makes of a character at most

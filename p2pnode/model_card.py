@@ -31,7 +31,9 @@ def _table(genesis: Genesis, state: consensus.ChainState) -> list[str]:
         "parameters": f"{model.parameters}, float32",
         "decoder": f"{shape}, a context of {model.context} tokens",
         "training": f"{training.optimizer}, {training.local_steps} steps a round of {training.batch} windows of {training.sequence}",
-        "rounding": "none" if training.quantization == "none" else f"learned for matrices in {training.quantization}, and not rounded here",
+        "rounding": "none"
+        if training.quantization == "none"
+        else f"learned for matrices in {training.quantization}, and not rounded here",
         "text": f"`{genesis.corpus_digest.hex()}`, {genesis.corpus_bytes} bytes",
     }
     return ["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

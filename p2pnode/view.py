@@ -19,8 +19,8 @@ from model.errors import GenerationError
 from model.generation.settings import Settings
 from p2pnode import __version__, health, logs, openness, people
 from p2pnode.errors import UserError
-from p2pnode.generations import AgreedModel
 from p2pnode.exporting import CertifiedModel, export_model
+from p2pnode.generations import AgreedModel
 from p2pnode.pool import PROBE_HEIGHTS
 from p2pnode.wire import Role
 from transport.machine import in_thread

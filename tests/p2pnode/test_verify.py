@@ -186,9 +186,8 @@ def test_every_bit_of_an_exported_chain_counts(tmp_path):
     """All of them, on a short chain."""
     short = Chain(1).grow(2, contributors=(0,))
     file = tmp_path / "chain"
-    verified = chain_module.VerifiedChain(short.genesis, short.state)
     rows = [chain_module.Row(b.height, b.encode(), c.encode()) for b, c in short.decided]
-    chainfile.write(file, verified, iter(rows))
+    chainfile.write(file, genesis=short.genesis, height=short.state.height, rows=iter(rows))
     whole = file.read_bytes()
     assert checked(file).sound
     named = 0
