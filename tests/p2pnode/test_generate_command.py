@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from model.generation.settings import Settings
+from model.generation.text_stream import text_after
 from p2pnode import generate_command, render
 from p2pnode.errors import UserError
+from p2pnode.founding import first_model
+from p2pnode.genesis import parse
 from p2pnode.home import Home
-from tests.model.texts import replica_of, write
+from tests.model.texts import replica_of, words, write
 from tests.p2pnode.conftest import FACTS, ROOT, Cli, RunningNode
 from tests.p2pnode.little import MODEL, Chain
-from tests.p2pnode.machines import Machine, founder
+from tests.p2pnode.machines import SMALL, Machine, founder
 from tests.p2pnode.test_refounding import survivor
 
 
@@ -213,6 +216,27 @@ def test_a_snapshot_of_words_asks_which_words(tmp_path: Path, home: Home, cli: C
     done = cli("generate", "x", "--model", file, home=home)
     assert done.returncode == 1
     assert f"error: {file}: a model of 6 words, and no home that says which" in done.stderr
+
+
+def test_a_network_of_words_writes_words_at_rest_and_from_a_snapshot(tmp_path: Path, home: Home, cli: Cli) -> None:
+    size, text, tokenizer = tmp_path / "size.json", tmp_path / "text.txt", tmp_path / "tokenizer.json"
+    vocabulary = words("to", "be", "or", "not")
+    size.write_text(json.dumps({**SMALL, "vocabulary": vocabulary.vocabulary}))
+    text.write_text("to be or not to be\n" * 5000)
+    tokenizer.write_bytes(vocabulary.to_json())
+    flags = ["--size", size, "--data", text, "--tokenizer", tokenizer, "--seed", 3]
+    founded = cli("init", *flags, home=home)
+    assert founded.returncode == 0, founded.stderr
+    found = json.loads(cli("generate", "to be", "--max-tokens", 12, "--json", home=home).stdout)
+    assert (found["height"], found["prompt_tokens"]) == (0, 2)
+    assert found["text"] == text_after(
+        vocabulary, vocabulary.encode("to be"), [t for t in found["token_ids"] if t != 1]
+    )
+    genesis = parse(home.genesis.read_bytes())
+    file = tmp_path / "model.safetensors"
+    first_model(genesis, None).save(file, {})
+    same = json.loads(cli("generate", "to be", "--max-tokens", 12, "--json", "--model", file, home=home).stdout)
+    assert (same["text"], same["model_root"]) == (found["text"], found["model_root"])
 
 
 @pytest.mark.parametrize("what", ["none", "directory", "text", "cut", "large-header"])
