@@ -70,6 +70,15 @@ class Shared:
     held: Held = field(default_factory=Held)
     fellows: dict[PublicKey, None] = field(default_factory=dict)  # in the order of asking
 
+    def holds(self, first: int, count: int) -> bool:
+        """Whether all of these leaves have come. What `read` gives of others may be whatever stands in a file."""
+        if self.held.is_whole:
+            return True
+        if self.hashes is None:
+            return False
+        size, end = group_leaves(len(self.hashes)), min(first + count, len(self.hashes))
+        return all(self.held.groups >> group & 1 for group in range(first // size, -(-end // size)))
+
     def met(self, key: PublicKey) -> None:
         """It fetches the same."""
         if key not in self.fellows and len(self.fellows) < limits.FELLOWS_MAX:
@@ -111,7 +120,8 @@ class Sharing:
 
     async def read(self, digest: bytes, first: int, count: int) -> Buffer | None:
         shared = self._shared.get(digest)
-        data = None if shared is None else await shared.read(first, count)
+        # Who has not heard yet what is here may ask for what is not: a hole in a file would make us a liar.
+        data = None if shared is None or not shared.holds(first, count) else await shared.read(first, count)
         return await self._owned.read(digest, first, count) if data is None else data
 
     async def held(self, digest: bytes, asker: PublicKey) -> Held | None:

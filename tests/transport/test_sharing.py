@@ -3,7 +3,7 @@
 import random
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,10 +16,11 @@ from tests.transport.net import CHAIN, RecordingLog, Signal, echo
 from transport import limits
 from transport.address import Address
 from transport.blobs import BlobClient, BlobServer, MemoryBlobs, Refusal, decode_held, encode_held
-from transport.content import digest_of
+from transport.content import Buffer, digest_of
 from transport.errors import Malformed, RequestFailed
 from transport.framing import FrameDecoder, Kind
 from transport.identity import Identity, PublicKey
+from transport.limits import LEAF_BYTES
 from transport.machine import MACHINE, Machine
 from transport.outbox import Outbox
 from transport.peerbook import PeerBook
@@ -101,6 +102,28 @@ class Place:
             return [holder.key, *(peer.key for peer in self.swarm.peers() if peer.key != holder.key)]
 
         assert await self.swarm.fetch_bytes(digest_of(data), len(data), holders=order) == data
+        self.fetched_at = trio.current_time()
+
+    async def fetch_into_file(self, data: bytes, holder: "Place") -> None:
+        """As into a file that is as long as the blob from the beginning: what has not come reads as zeros."""
+        file = bytearray(len(data))
+
+        def write(leaves: Sequence[tuple[int, Buffer]]) -> None:
+            for index, leaf in leaves:
+                file[index * LEAF_BYTES : index * LEAF_BYTES + len(leaf)] = leaf
+
+        async def read(first: int, count: int) -> bytes:
+            return bytes(file[first * LEAF_BYTES : (first + count) * LEAF_BYTES])
+
+        await self.swarm.fetch(
+            digest_of(data),
+            len(data),
+            holders=lambda: [holder.key, *(peer.key for peer in self.swarm.peers() if peer.key != holder.key)],
+            sink=write,
+            blocking=True,
+            read=read,
+        )
+        assert file == data
         self.fetched_at = trio.current_time()
 
     @property
@@ -189,6 +212,45 @@ async def test_who_comes_later_and_reaches_no_source_gets_it_from_who_still_fetc
             assert not first.fetched_at
             await second.fetch(data, first)
         assert second.fetched_at
+
+
+async def test_who_is_asked_for_what_has_not_come_to_its_file_does_not_lie(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whoever asks a fellow first takes it for a source, until it says what it holds."""
+    data = random.Random(6).randbytes(6 * MIB)
+    async with places(3) as (source, first, second):
+        source.blobs.add(data)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.fetch_into_file, data, source)
+            await trio.sleep(1.0)
+            assert not first.fetched_at
+            await second.fetch_into_file(data, first)
+        assert first.fetched_at and second.fetched_at
+        refused = [line for place in (source, first, second) for line in place.log.lines if "peer refused" in str(line)]
+        assert refused == []
+
+
+async def test_of_what_is_on_its_way_nothing_is_read_but_what_has_come() -> None:
+    leaves = 2 * limits.SHARED_LEAVES_MIN + 1
+    size = group_leaves(leaves)
+    assert leaves > 2 * size
+
+    async def zeros(first: int, count: int) -> bytes:
+        return bytes(min(count, leaves - first) * LEAF_BYTES)
+
+    sharing = Sharing(MemoryBlobs())
+    shared = Shared(zeros, on_fellow=lambda _: None)
+    sharing.begin(DIGEST, shared)
+    assert await sharing.read(DIGEST, 0, 1) is None, "not even its hashes have come"
+    shared.hashes = [bytes(32)] * leaves
+    last = (leaves - 1) // size
+    sharing.grew(shared, Held(1 | 1 << last, 2))
+    assert await sharing.read(DIGEST, 0, size) == bytes(size * LEAF_BYTES)
+    assert await sharing.read(DIGEST, size - 1, 2) is None and await sharing.read(DIGEST, size, 1) is None
+    assert await sharing.read(DIGEST, leaves - 1, size) == bytes(LEAF_BYTES)
+    sharing.grew(shared, WHOLE)
+    assert await sharing.read(DIGEST, size, 1) == bytes(LEAF_BYTES)
 
 
 async def test_fellows_whose_source_is_gone_give_up(autojump_clock: trio.testing.MockClock) -> None:
