@@ -1,7 +1,7 @@
 """What a person named to the files that are meant: a file, a folder with all below it, a pattern with `*`.
 
 In an order that does not depend on the file system, each file once. Names that begin with a dot are passed over in folders, as a shell
-does, and so are links to folders, which could lead around in a circle.
+does, and so are links to folders, which could lead around in a circle, and the homes of nodes.
 """
 
 import glob
@@ -16,6 +16,9 @@ from model.errors import CorpusError
 from model.limits import FILES_MAX
 
 HINT: Final = "--data takes text, jsonl, csv and parquet files, folders of them, and patterns such as 'books/*.txt'"
+KEY_FILE: Final = (
+    "node.key"  # where it lies is the home of a node, which is nobody's text: a key in it would go to every peer
+)
 _GENERATED: Final = frozenset({"__pycache__", "node_modules", "CVS"})
 
 
@@ -69,6 +72,9 @@ def _below(folder: Path) -> Iterator[Path]:
         raise CorpusError(f"{problem.filename}: cannot be read ({problem.strerror})", "check who owns it, and its mode")
 
     for directory, below, names in os.walk(folder, onerror=fail):
+        if KEY_FILE in names:
+            below.clear()
+            continue
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in _GENERATED)
         yield from (Path(directory, name) for name in sorted(names) if not name.startswith("."))
 

@@ -12,6 +12,7 @@ import pytest
 from model.data import Corpus, CorpusFile
 from model.text.census import Census
 from model.text.encoding import encode
+from model.text.places import KEY_FILE
 from model.text.sources import Text, Wishes
 from model.tokenizer import ByteTokenizer, tokenizer_from_json
 from model.tokenizer_training import train
@@ -117,6 +118,13 @@ def test_what_a_person_should_know_is_said(home, tmp_path):
     assert any(line.startswith("1 files are no text, and were left out") for line in said)
     assert any("1 bytes in 1 documents are not UTF-8: kept" in line for line in said)
     assert any(line.startswith("mixed line ends") for line in said)
+
+
+def test_a_home_among_the_texts_is_no_text(tmp_path, text):
+    home = Home(tmp_path / "home")
+    genesis = initialise(home, settings(home, data=(tmp_path,), size=str(size_file(tmp_path))))
+    kept = open_blobs(home).get(genesis.corpus_digest)
+    assert home.key.name == KEY_FILE and home.key.read_bytes().strip() not in kept and TEXT in kept
 
 
 def test_a_long_reading_says_how_far_it_is(home, text, monkeypatch):

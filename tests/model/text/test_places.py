@@ -55,6 +55,14 @@ def test_what_lies_in_a_folder_and_is_no_file_is_passed_over(folder: Path) -> No
         find([folder / "empty"])
 
 
+def test_the_home_of_a_node_is_nobodys_text(folder: Path) -> None:
+    home = folder / "below" / "home"
+    (home / "blobs").mkdir(parents=True)
+    for name in ("node.key", "config.toml", "blobs/x"):
+        (home / name).write_text("secret")
+    assert names(folder) == ["a.txt", "b.txt", "c.md", "d.py"]
+
+
 def test_a_name_that_means_nothing_is_one_line(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to(folder / "loop")
