@@ -20,6 +20,8 @@ from model.layout import Layout
 from model.limits import CHUNK_VALUES, LEAF_BYTES, WEIGHT_SUM_MAX
 from model.outer import outer_step
 
+_CHECKED_AT_ONCE = 1 << 22  # values: beside a model of gigabytes there is no room for another
+
 
 class Replica:
     """M(h). The canonical bytes are the parameters, little-endian float32 with padding, then int32 momentum if any."""
@@ -149,11 +151,13 @@ class Replica:
         return replica
 
     def _check_canonical(self) -> None:
-        exponents = self.theta.view(np.uint32) & np.uint32(0x7F800000)
-        if (exponents == 0x7F800000).any():
-            raise SnapshotError("the model holds NaN or infinity")
-        if self.theta.view(np.uint32)[exponents == 0].any():
-            raise SnapshotError("the model holds -0.0 or a denormal number")
+        for start in range(0, self.layout.values, _CHECKED_AT_ONCE):
+            bits = self.theta[start : start + _CHECKED_AT_ONCE].view(np.uint32)
+            exponents = bits & np.uint32(0x7F800000)
+            if (exponents == 0x7F800000).any():
+                raise SnapshotError("the model holds NaN or infinity")
+            if bits[exponents == 0].any():
+                raise SnapshotError("the model holds -0.0 or a denormal number")
         momentum = self.momentum
         for padding in self.layout.padding:
             if self.theta[padding].any() or (momentum is not None and momentum[padding].any()):

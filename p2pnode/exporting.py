@@ -99,6 +99,9 @@ def _write(part: Path, model: CertifiedModel, rows: list[Row]) -> None:
     certificate = rows[-1].certificate if rows else b""
     assert isinstance(certificate, bytes)
     (part / CARD).write_text(model_card(model.genesis, model.state, certificate), encoding="utf-8")
+    (part / CHAIN).chmod(
+        (part / CARD).stat().st_mode & 0o777
+    )  # a model is there to be handed on; a home's files are not
 
 
 def tokenizer_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

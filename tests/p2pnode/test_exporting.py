@@ -65,6 +65,7 @@ def test_the_folder_holds_the_model_its_words_and_what_proves_it(
     folder = tmp_path / "out" / "model"
     facts = export_model(folder, model)
     assert {path.name for path in folder.iterdir()} == NAMES
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "whoever may read one may read all"
     assert (facts["height"], facts["model_root"]) == (3, chain.state.model_root.hex())
     opened = ModelFolder.open(folder)
     theta = np.zeros(opened.values, np.float32)
