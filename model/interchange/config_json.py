@@ -47,6 +47,7 @@ _EXPECTED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 _ROPE_KEYS: Final = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _LLAMA3_KEYS: Final = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_DECIMAL_CHARACTERS: Final = 20  # of a decimal in model/config.py
 _THETA: Final = {"llama": 10_000, "mistral": 10_000, "mixtral": 1_000_000}  # where a file is silent
 _HINT_EXPORT: Final = (
     "transformers' Llama, Mistral and Mixtral cannot say it; p2pnode verify --export hands on the chain, start the node"
@@ -261,8 +262,10 @@ def _flag(document: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 
 def _decimal(value: float) -> str:
-    """The shortest decimal that is this float, without an exponent."""
-    return format(Decimal(repr(value)).normalize(), "f")
+    """The shortest decimal that is this float: without an exponent, unless it is too long for a field of ours then."""
+    found = Decimal(repr(value)).normalize()
+    plain = format(found, "f")
+    return plain if len(plain) <= _DECIMAL_CHARACTERS else format(found, "E")
 
 
 def _shown(value: object) -> str:

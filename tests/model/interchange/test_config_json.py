@@ -108,6 +108,8 @@ def test_the_names_of_transformers_5_are_read_and_defaults_are_theirs() -> None:
     assert from_document(bare) == from_document(MISTRAL_7B)
     assert from_document(LLAMA_1B | {"num_key_value_heads": None}).key_value_heads == 32
     assert from_document(MISTRAL_7B | {"sliding_window": 40000}).attention == "full"  # never left
+    long = from_document(LLAMA_1B | {"rms_norm_eps": 9.999999747378752e-06})  # 1e-5 in float32, as some folders have it
+    assert float(long.norm_epsilon) == 9.999999747378752e-06 and from_document(to_document(long, end=None)) == long
     assert from_document(LLAMA_1B | {"rope_scaling": {"type": "default"}}).rope_factor == 1
     assert from_document(LLAMA_1B | {"rope_scaling": LLAMA_1B["rope_scaling"] | {"factor": 1.0}}).rope_factor == 1
 
