@@ -140,7 +140,7 @@ SCALING = LLAMA_1B["rope_scaling"]
         ({"num_attention_heads": 30, "head_dim": None}, "width must be heads times an even head size"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny', and no number"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps is Infinity, and no number"),
-        ({"rms_norm_eps": 1e-30}, "norm_epsilon is '0.000"),
+        ({"rms_norm_eps": 1e-30}, "norm_epsilon is '1E-30'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; true or false is expected"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is of type 'linear'; p2pnode has default and llama3"),
         ({"rope_scaling": SCALING | {"factor": 8.5}}, "factor is 8.5"),
