@@ -57,7 +57,13 @@ class Newcomer:
 
     def run(self, words: list[str]) -> str:
         done = subprocess.run(
-            words, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            words,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr[-3000:]}"
         return done.stdout
@@ -105,7 +111,7 @@ def test_five_commands_from_a_text_to_a_folder_that_transformers_loads(newcomer:
     folder = newcomer.folder / export[-1]
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    assert "verdict: ok" in newcomer.run(["p2pnode", "verify", export[-1]])
+    assert newcomer.run(["p2pnode", "verify", export[-1]]).startswith("sound: ")
     loaded = newcomer.run(load)
     assert loaded.startswith(generate[2]) and len(loaded) > len(generate[2]) + 20
     for node in newcomer.nodes:
