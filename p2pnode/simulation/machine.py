@@ -73,7 +73,7 @@ class SimulatedMachine(Machine):
             result = call(*args)
             self.operation()
         except Killed:
-            await trio.sleep_forever()
+            await _die()
         await self._pass(after)
         return result
 
@@ -95,13 +95,22 @@ class SimulatedMachine(Machine):
             finally:
                 del self._shields[number]
         if self.is_dead:
-            await trio.sleep_forever()
+            await _die()
 
     def random_bytes(self, count: int) -> bytes:
         return self.rng.randbytes(count)
 
     def unix_seconds(self) -> float:
         return UNIX_SECONDS + trio.current_time()
+
+
+async def _die() -> None:
+    """Until cancelled, and no shield of the node's own keeps it: a thread that has begun to write is gone with its process."""
+    status = trio.lowlevel.current_task()._cancel_status
+    while status is not None:
+        status._scope.shield = False
+        status = status._parent
+    await trio.sleep_forever()
 
 
 class SimulatedWorker(Worker):

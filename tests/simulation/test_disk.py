@@ -96,3 +96,24 @@ def test_a_machine_dies_at_the_operation_it_was_told_and_does_nothing_more(tmp_p
 
     virtually(main, seed=1)
     assert done == ["before", "the last"]
+
+
+def test_a_dead_machine_is_not_kept_by_a_shield_of_its_own():
+    """What is being written when the process dies is awaited under a shield, and nothing would ever end it."""
+
+    async def main():
+        machine = SimulatedMachine(Network(random.Random(1)), "10.0.0.1", Disk(random.Random(1)), seed="a seed")
+        MACHINE.set(machine)
+
+        async def write():
+            with trio.CancelScope(shield=True):
+                await in_thread(machine.kill)
+                raise AssertionError("it went on")
+
+        with trio.fail_after(1000):
+            async with trio.open_nursery() as nursery:
+                machine.on_kill = nursery.cancel_scope.cancel
+                nursery.start_soon(write)
+        assert machine.is_dead
+
+    virtually(main, seed=1)
