@@ -300,8 +300,12 @@ class Gossip:
             self._swarm.publish(frame, to=targets.along, along=True)
 
     def _note_teller(self, contribution: consensus.Contribution, peer: bytes) -> None:
-        """Where many cannot hear the author, whoever announces for him has the bytes, and of the others most have not."""
-        if contribution.author not in self.committee().members:
+        """Where many cannot hear the author, a member that announces for him has the bytes, and of the others most have not.
+
+        Whoever else does so only wants to be asked first, and members are few.
+        """
+        members = self.committee().members
+        if contribution.author not in members or peer not in members:
             return
         slot = contribution.author, contribution.purpose
         newest, tellers = self._tellers.get(slot, (contribution, {}))
@@ -309,8 +313,7 @@ class Gossip:
             newest, tellers = contribution, {}
         if contribution.payload_digest == newest.payload_digest:
             self._tellers[slot] = newest, tellers | {peer: None}
-        if len(self._tellers) > 2 * len(Purpose) * len(self.committee().members):
-            members = self.committee().members
+        if len(self._tellers) > 2 * len(Purpose) * len(members):
             self._tellers = {slot: told for slot, told in self._tellers.items() if slot[0] in members}
 
     def _remember(self, vote: consensus.Prepare | consensus.Commit) -> None:

@@ -205,12 +205,17 @@ async def test_who_announces_for_an_author_that_is_not_heard_is_asked_first(tmp_
     asker, author, bystander, teller = peers(tmp_path, 4)
     offered = contribution(author.identity, CHAIN.state, payload(1))
     teller.blobs.put(payload(1))
-    async with network(asker, bystander, teller):  # the author is not there
+    stranger = Peer(tmp_path / "stranger", CHAIN, seed=77)
+    async with network(asker, stranger, bystander, teller):  # the author is not there
         order = asker.gossip._order([author.key], offered.payload_digest)
-        assert set(order()) == {bystander.key, teller.key}
+        assert set(order()) == {stranger.key, bystander.key, teller.key}
+        stranger.gossip.send([asker.key], contribution(author.identity, CHAIN.state, payload(99)))
+        await until(lambda: asker.heard)
+        assert not asker.gossip._tellers, "who is no member passes nothing on"
+        asker.heard.clear()
         teller.gossip.send([asker.key], offered)
         await until(lambda: asker.heard)
-        assert order() == [teller.key, bystander.key]
+        assert order()[0] == teller.key and set(order()) == {stranger.key, bystander.key, teller.key}
         data = await asker.gossip.fetch_payload(offered.payload_digest, offered.payload_bytes, [author.key])
         assert data == payload(1)
         for number in range(2, 9):  # of one author the newest counts, and of one height the first
