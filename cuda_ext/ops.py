@@ -33,9 +33,15 @@ SCHEMAS: Final = {
     "moe_permute_backward": "(Tensor grad, Tensor perm, SymInt tokens, int k) -> Tensor",
     "moe_combine": "(Tensor y, Tensor inverse, Tensor weights) -> Tensor",
     "moe_combine_backward": "(Tensor grad, Tensor y, Tensor inverse, Tensor weights) -> (Tensor, Tensor)",
+    "grouped_linear": "(Tensor x, Tensor weights, Tensor ends) -> Tensor",
+    "grouped_linear_backward": "(Tensor grad, Tensor x, Tensor weights, Tensor ends) -> (Tensor, Tensor)",
     "moe_aux_loss": "(Tensor logits, Tensor lse, Tensor counts, int k) -> Tensor",
     "moe_aux_loss_backward": "(Tensor grad, Tensor logits, Tensor lse, Tensor counts, int k) -> Tensor",
 }
+CPU_ALONE: Final = (
+    "grouped_linear",
+    "grouped_linear_backward",
+)  # on a GPU torch's own grouped product is what there is
 SCORES: Final = ("softmax", "sigmoid")
 ROWS_MAX: Final = 2**31 - 1
 SMALL_VALUES: Final = 1 << 15  # on a CPU: to call an operator costs more than it saves below this
@@ -133,6 +139,24 @@ def moe_combine(y: Tensor, inverse: Tensor, weights: Tensor) -> Tensor:
     return result
 
 
+def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Rows (P, in) times the transposed matrix of their group, (E, out, in), to (P, out): rows up to `ends[e]` (int32) are group e's.
+
+    The last group ends with the last row. Under autocast in its type, else types are equal.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        half = torch.get_autocast_dtype(x.device.type)
+        x, weights = x.to(half), weights.to(half)
+    if x.dim() != 2 or weights.dim() != 3 or x.shape[1] != weights.shape[2] or ends.shape != weights.shape[:1]:
+        raise ValueError(f"grouped_linear: x {_said(x)}, weights {_said(weights)}, ends {_said(ends)}")
+    if x.dtype != weights.dtype or ends.dtype != torch.int32:
+        raise ValueError(f"grouped_linear: x {_said(x)}, weights {_said(weights)}, ends {_said(ends)}")
+    if torch.compiler.is_compiling():  # which knows torch's own
+        return reference.grouped_linear(x, weights, ends)
+    result: Tensor = torch.ops.p2pnode.grouped_linear(x, weights, ends)
+    return result
+
+
 def moe_aux_loss(logits: Tensor, lse: Tensor, counts: Tensor, k: int) -> Tensor:
     """The load-balancing loss E * sum over experts of f * P (Fedus et al. 2021, as in Mixtral), a scalar; k when all are equally busy.
 
@@ -186,6 +210,8 @@ _SHAPES: Final[dict[str, Callable[..., Any]]] = {
     "moe_permute_backward": lambda grad, perm, tokens, k: grad.new_empty((tokens, grad.shape[1])),
     "moe_combine": lambda y, inverse, weights: y.new_empty((weights.shape[0], y.shape[1])),
     "moe_combine_backward": lambda grad, y, inverse, weights: (_like(y), _like(weights)),
+    "grouped_linear": lambda x, weights, ends: x.new_empty((x.shape[0], weights.shape[1])),
+    "grouped_linear_backward": lambda grad, x, weights, ends: (_like(x), _like(weights)),
     "moe_aux_loss": lambda logits, lse, counts, k: lse.new_empty(()),
     "moe_aux_loss_backward": lambda grad, logits, lse, counts, k: _like(logits),
 }
@@ -238,6 +264,10 @@ def _combine_gradient(ctx: Any, grad: Tensor) -> Any:
     return grad_y, None, grad_weights
 
 
+def _grouped_linear_gradient(ctx: Any, grad: Tensor) -> Any:
+    return *torch.ops.p2pnode.grouped_linear_backward(grad, *ctx.saved_tensors), None
+
+
 def _keep_aux_loss(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.k = inputs
     ctx.save_for_backward(*tensors)
@@ -253,6 +283,7 @@ _GRADIENTS: Final[dict[str, tuple[Callable[..., Any], Callable[..., None]]]] = {
     "moe_topk_route": (_route_gradient, _keep_route),
     "moe_permute": (_permute_gradient, _keep_permute),
     "moe_combine": (_combine_gradient, _keep_inputs),
+    "grouped_linear": (_grouped_linear_gradient, _keep_inputs),
     "moe_aux_loss": (_aux_loss_gradient, _keep_aux_loss),
 }
 

@@ -129,6 +129,45 @@ def moe_combine_backward(grad: Tensor, y: Tensor, inverse: Tensor, weights: Tens
     return grad_y, (grads * rows).sum(dim=-1)
 
 
+# --- mixture of experts: products ------------------------------------------------------------------------------------------------
+
+
+def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    x, weights = x.contiguous(), weights.contiguous()
+    if not _is_for_grouped_mm(x, weights):
+        return torch.cat([functional.linear(*pair) for pair in zip(_split(x, ends), weights, strict=True)])
+    result = functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
+    if result.requires_grad:  # where this is not an operator's twin, and torch finds its gradient
+        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]  # it takes no expanded gradient: a sum's
+    return result
+
+
+def grouped_linear_backward(grad: Tensor, x: Tensor, weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    grad, x, weights = grad.contiguous(), x.contiguous(), weights.contiguous()
+    if not _is_for_grouped_mm(x, weights):
+        grads = _split(grad, ends)
+        of_x = torch.cat([part @ matrix for part, matrix in zip(grads, weights, strict=True)])
+        return of_x, torch.stack([part.T @ rows for part, rows in zip(grads, _split(x, ends), strict=True)])
+    of_x = functional.grouped_mm(grad, weights, offs=ends)
+    return of_x, functional.grouped_mm(grad.T, x, offs=ends)
+
+
+def _split(x: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, torch.diff(ends, prepend=ends.new_zeros(1)).tolist())
+
+
+def _is_for_grouped_mm(x: Tensor, weights: Tensor) -> bool:
+    """torch's grouped product takes no doubles, not nothing, no rows that do not begin on 16 bytes, no GPU older than Ampere;
+    and its compiler knows it in bfloat16 only."""
+    return (
+        len(x) > 0
+        and x.dtype != torch.float64
+        and all(size * x.element_size() % 16 == 0 for size in weights.shape[1:])
+        and (x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (8, 0))
+        and (x.dtype == torch.bfloat16 or not torch.compiler.is_compiling())
+    )
+
+
 # --- mixture of experts: balance -------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cuda_ext import Route, moe_combine, moe_permute, moe_plan, moe_topk_route, reference, swiglu_packed
+from cuda_ext import Route, grouped_linear, moe_combine, moe_permute, moe_plan, moe_topk_route, reference, swiglu_packed
 from model.config import ModelConfig
 from model.feed_forward import FeedForward
 from model.flat import Weights
@@ -63,34 +63,13 @@ class MixtureOfExperts(nn.Module):
         """In the order of transformers, which sums a row of a matrix product otherwise in another place of it."""
         order = torch.sort(route.indices.long().flatten()).indices
         ends = route.counts.cumsum(0, dtype=torch.int32)
-        gate, up = grouped_linear(tokens[order // self.experts_per_token], self.gate_up_proj, ends).chunk(2, dim=-1)
-        rows = grouped_linear(functional.silu(gate) * up, self.down_proj, ends) * route.weights.flatten()[order, None]
+        gate, up = reference.grouped_linear(tokens[order // self.experts_per_token], self.gate_up_proj, ends).chunk(
+            2, dim=-1
+        )
+        rows = (
+            reference.grouped_linear(functional.silu(gate) * up, self.down_proj, ends)
+            * route.weights.flatten()[order, None]
+        )
         mixed = torch.empty_like(rows)
         mixed[order] = rows
         return mixed.view(len(tokens), self.experts_per_token, -1).sum(dim=1)
-
-
-def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows (P, in) times the transposed matrix of their group, (E, out, in): rows up to `ends[e]` (int32) are group e's."""
-    if torch.is_autocast_enabled(x.device.type):  # which does not know of grouped_mm
-        half = torch.get_autocast_dtype(x.device.type)
-        x, weights = x.to(half), weights.to(half)
-    if not _is_for_grouped_mm(x, weights):
-        counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
-        return torch.cat([functional.linear(*pair) for pair in zip(torch.split(x, counts), weights, strict=True)])
-    result = functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
-    if result.requires_grad:
-        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]  # it takes no expanded gradient: a sum's
-    return result
-
-
-def _is_for_grouped_mm(x: Tensor, weights: Tensor) -> bool:
-    """torch's grouped product takes no doubles, not nothing, no rows that do not begin on 16 bytes, no GPU older than Ampere;
-    and its compiler knows it in bfloat16 only."""
-    return (
-        len(x) > 0
-        and x.dtype != torch.float64
-        and all(size * x.element_size() % 16 == 0 for size in weights.shape[1:])
-        and (x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (8, 0))
-        and (x.dtype == torch.bfloat16 or not torch.compiler.is_compiling())
-    )

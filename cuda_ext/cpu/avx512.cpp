@@ -1,8 +1,9 @@
 #if defined(__x86_64__)
 #include "vector_avx512.h"
+#include "products.inc.h"
 #include "table.inc.h"
 
 namespace p2pnode {
-constexpr Kernels avx512 = table("avx512");
+constexpr Kernels avx512 = table("avx512", product);
 }
 #endif

@@ -412,6 +412,70 @@ std::tuple<Tensor, Tensor> moe_combine_backward(const Tensor& grad, const Tensor
   return {grad_y, grad_weights};
 }
 
+// --- mixture of experts: products --------------------------------------------------------------------------------------------------------
+
+// Where the rows of each group begin, and the end of the last one's.
+std::vector<int64_t> bounds(const Tensor& ends, int64_t rows, const char* what) {
+  check(ends, ScalarType::Int, {ends.size(0)}, what);
+  const Tensor e = dense(ends);
+  std::vector<int64_t> begins{0};
+  bool is_right = true;
+  for (int64_t group = 0; group < e.numel(); group++) {
+    begins.push_back(read_ints_of(e)[group]);
+    is_right = is_right && begins[static_cast<size_t>(group)] <= begins.back();
+  }
+  STD_TORCH_CHECK(is_right && begins.back() == rows, what, ": groups do not end one after the other, the last with the last row");
+  return begins;
+}
+
+// `run(group, scratch)` for each of them.
+template <class Run>
+void by_group(int64_t groups, const Run& run) {
+  in_pieces(groups, PIECE_VALUES, [&](int64_t first, int64_t last) {
+    std::vector<char> memory(p2pnode::PRODUCT_FLOATS * sizeof(float) + 64);
+    char* const line = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+    for (int64_t group = first; group < last; group++) run(group, reinterpret_cast<float*>(line));
+  });
+}
+
+bool has_product(const Tensor& x, const Tensor& weights) {
+  return kernels().product != nullptr && x.scalar_type() == ScalarType::Float && weights.scalar_type() == ScalarType::Float;
+}
+
+Tensor grouped_linear(const Tensor& x, const Tensor& weights, const Tensor& ends) {
+  if (!has_product(x, weights)) return std::get<0>(pass_on<Tensor>("p2pnode::grouped_linear_reference", x, weights, ends));
+  STD_TORCH_CHECK(x.is_cpu() && x.dim() == 2 && weights.dim() == 3 && ends.dim() == 1, "grouped_linear: x is rows by values");
+  const int64_t rows = x.size(0), inner = x.size(1), groups = ends.size(0), columns = weights.size(1);
+  check(weights, ScalarType::Float, {groups, columns, inner}, "grouped_linear");
+  const std::vector<int64_t> begins = bounds(ends, rows, "grouped_linear");
+  const Tensor a = dense(x), w = dense(weights), out = make({rows, columns}, ScalarType::Float);
+  by_group(groups, [&](int64_t group, float* scratch) {
+    const int64_t begin = begins[static_cast<size_t>(group)], count = begins[static_cast<size_t>(group) + 1] - begin;
+    kernels().product({read_floats_of(a) + begin * inner, inner, 1}, {read_floats_of(w) + group * columns * inner, 1, inner},
+                      floats_of(out) + begin * columns, count, inner, columns, scratch);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> grouped_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& weights, const Tensor& ends) {
+  if (!has_product(x, weights)) return pass_on<Tensor, Tensor>("p2pnode::grouped_linear_backward_reference", grad, x, weights, ends);
+  STD_TORCH_CHECK(x.is_cpu() && x.dim() == 2 && weights.dim() == 3 && ends.dim() == 1, "grouped_linear_backward: x is rows by values");
+  const int64_t rows = x.size(0), inner = x.size(1), groups = ends.size(0), columns = weights.size(1);
+  check(weights, ScalarType::Float, {groups, columns, inner}, "grouped_linear_backward");
+  check(grad, ScalarType::Float, {rows, columns}, "grouped_linear_backward");
+  const std::vector<int64_t> begins = bounds(ends, rows, "grouped_linear_backward");
+  const Tensor d = dense(grad), a = dense(x), w = dense(weights), of_x = make_like(x), of_weights = make_like(weights);
+  by_group(groups, [&](int64_t group, float* scratch) {
+    const int64_t begin = begins[static_cast<size_t>(group)], count = begins[static_cast<size_t>(group) + 1] - begin;
+    const int64_t at = group * columns * inner;
+    const float *const slope = read_floats_of(d) + begin * columns, *const from = read_floats_of(a) + begin * inner;
+    kernels().product({slope, columns, 1}, {read_floats_of(w) + at, inner, 1}, floats_of(of_x) + begin * inner, count, columns, inner,
+                      scratch);
+    kernels().product({slope, 1, columns}, {from, inner, 1}, floats_of(of_weights) + at, columns, count, inner, scratch);
+  });
+  return {of_x, of_weights};
+}
+
 // --- mixture of experts: balance ---------------------------------------------------------------------------------------------------------
 
 void check_balance(const Tensor& logits, const Tensor& lse, const Tensor& counts) {
@@ -494,6 +558,8 @@ STABLE_TORCH_LIBRARY_IMPL(p2pnode, CPU, m) {
   m.impl("moe_permute_backward", TORCH_BOX(&moe_permute_backward));
   m.impl("moe_combine", TORCH_BOX(&moe_combine));
   m.impl("moe_combine_backward", TORCH_BOX(&moe_combine_backward));
+  m.impl("grouped_linear", TORCH_BOX(&grouped_linear));
+  m.impl("grouped_linear_backward", TORCH_BOX(&grouped_linear_backward));
   m.impl("moe_aux_loss", TORCH_BOX(&moe_aux_loss));
   m.impl("moe_aux_loss_backward", TORCH_BOX(&moe_aux_loss_backward));
 }

@@ -42,11 +42,22 @@ struct Typed {
       float* scratch);
 };
 
+// One of the strides is one.
+struct Matrix {
+  const float* values;
+  int64_t row_stride, column_stride;
+};
+
+// What `product` goes through at a time, so that it stays in a core's second cache.
+constexpr int64_t PRODUCT_COLUMNS = 512, PRODUCT_INNER = 192, PRODUCT_FLOATS = (PRODUCT_COLUMNS + 16) * PRODUCT_INNER;
+
 struct Kernels {
   const char* name;
   Typed f32, bf16;
   // out[inverse[pair]] = x[token], rows of so many bytes.
   void (*permute)(const void* x, const int32_t* inverse, void* out, int64_t tokens, int64_t k, int64_t bytes, bool stream);
+  // out (rows, columns) = a (rows, inner) * b (inner, columns); `scratch` holds PRODUCT_FLOATS floats. Null: torch's own is the faster.
+  void (*product)(Matrix a, Matrix b, float* out, int64_t rows, int64_t inner, int64_t columns, float* scratch);
 };
 
 extern const Kernels scalar;

@@ -15,6 +15,8 @@ constexpr p2pnode::Typed typed() {
           combine_backward<T>, probabilities<T>,   aux_loss_backward<T>};
 }
 
-constexpr p2pnode::Kernels table(const char* name) { return {name, typed<float>(), typed<uint16_t>(), permute}; }
+constexpr p2pnode::Kernels table(const char* name, decltype(p2pnode::Kernels::product) product = nullptr) {
+  return {name, typed<float>(), typed<uint16_t>(), permute, product};
+}
 
 }  // namespace

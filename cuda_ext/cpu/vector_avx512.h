@@ -40,6 +40,34 @@ inline float sum(Floats x) { return _mm512_reduce_add_ps(x.v); }
 inline Floats reciprocal(Floats x) { return _mm512_rcp14_ps(x.v); }
 inline Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x.v, n.v); }
 
+// Sixteen rows become sixteen columns: by single values, by pairs of them, and twice by quarters of a vector.
+inline void transpose(Floats* rows) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; j++) {
+      const __m512d low = _mm512_castps_pd(a[i + j]), high = _mm512_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+  for (int i = 0; i < 4; i++) {
+    a[i] = _mm512_shuffle_f32x4(b[i], b[4 + i], 0x88);
+    a[4 + i] = _mm512_shuffle_f32x4(b[i], b[4 + i], 0xdd);
+    a[8 + i] = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0x88);
+    a[12 + i] = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0xdd);
+  }
+  for (int i = 0; i < 4; i++) {
+    rows[i] = _mm512_shuffle_f32x4(a[i], a[8 + i], 0x88);
+    rows[4 + i] = _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0x88);
+    rows[8 + i] = _mm512_shuffle_f32x4(a[i], a[8 + i], 0xdd);
+    rows[12 + i] = _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0xdd);
+  }
+}
+
 // --- bfloat16 ------------------------------------------------------------------------------------------------------------------------
 
 #if defined(__AVX512BF16__)

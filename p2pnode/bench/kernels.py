@@ -27,7 +27,7 @@ from torch.nn import functional
 
 import cuda_ext
 from model.config import ModelConfig
-from model.moe import MixtureOfExperts, grouped_linear
+from model.moe import MixtureOfExperts
 
 SECONDS = 2.5  # of each contest: many turns for what is short, fewer for what is not
 TURNS = range(7, 102)
@@ -369,7 +369,7 @@ def _products(size: LayerSize, layer: MixtureOfExperts) -> Way:
     def run() -> None:
         for (x, weights), grad in zip(products, grads, strict=True):
             x.grad = weights.grad = None
-            grouped_linear(x, weights, ends).backward(grad)  # type: ignore[no-untyped-call]
+            cuda_ext.grouped_linear(x, weights, ends).backward(grad)  # type: ignore[no-untyped-call]
 
     return run
 

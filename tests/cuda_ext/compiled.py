@@ -68,8 +68,8 @@ def emulated(compiler: str) -> torch._ops._OpNamespace:
     """The operators of the emulated kernels, on tensors of the CPU."""
     if not _registered:
         library = torch.library.Library("p2pnode_emulated", "DEF")
-        for name, schema in ops.SCHEMAS.items():
-            library.define(name + schema)
+        for name in ops.SCHEMAS.keys() - set(ops.CPU_ALONE):
+            library.define(name + ops.SCHEMAS[name])
         torch.ops.load_library(str(emulated_library(compiler)))
         _registered.append(library)
     return torch.ops.p2pnode_emulated

@@ -29,6 +29,10 @@ def logits_of(tokens: int, experts: int, *, seed: int = 0, dtype: torch.dtype = 
     return logits.to(dtype)
 
 
+def groups_of(*ends: int) -> Tensor:
+    return torch.tensor(ends, dtype=torch.int32)
+
+
 def samples() -> dict[str, list[tuple[object, ...]]]:
     """A few calls of each operator that has a gradient or shapes of its own."""
     generator = torch.Generator().manual_seed(1)
@@ -47,8 +51,15 @@ def samples() -> dict[str, list[tuple[object, ...]]]:
         "moe_plan": [],
         "moe_permute": [],
         "moe_combine": [],
+        "grouped_linear": [],
         "moe_aux_loss": [],
     }
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for ends in ([3, 3, 9], [0, 9, 9], [0, 0, 0]):
+            calls["grouped_linear"].append(
+                (normal(ends[-1], 8, dtype=dtype), normal(3, 16, 8, dtype=dtype), groups_of(*ends))
+            )
+    calls["grouped_linear"].append((turned(9, 5), normal(3, 5, 4).detach().mT.requires_grad_(), groups_of(3, 3, 9)))
     for dtype in (torch.float32, torch.bfloat16):
         route = cuda_ext.moe_topk_route(normal(7, 5).detach(), 3)
         for align in (1, 4):

@@ -256,6 +256,53 @@ def test_rows_past_the_caches(isa, dtype):
     assert_close(OPS.moe_combine(rows, inverse, weights)[few], exact[few], slack=1e-5)
 
 
+# --- grouped products ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 31, 64, 545])  # of a tile, of several, and of more than go through at a time
+@pytest.mark.parametrize("inner", [1, 15, 33, 530])
+def test_grouped_products(isa, inner, columns):
+    counts = [0, 1, 11, 12, 0, 13, 40, 0]
+    ends = torch.tensor(counts).cumsum(0).int()
+    x, weights = normal(sum(counts), inner), normal(len(counts), columns, inner, seed=1)
+    grad = normal(sum(counts), columns, seed=2)
+    slack = 1e-5 * max(inner, columns) ** 0.5
+    exact = OPS.grouped_linear_reference(*doubled(x, weights), ends)
+    assert_exact(OPS.grouped_linear(x, weights, ends), exact, slack=slack)
+    results = OPS.grouped_linear_backward(grad, x, weights, ends)
+    for got, want in zip(results, OPS.grouped_linear_backward_reference(*doubled(grad, x, weights), ends), strict=True):
+        assert_exact(got, want, slack=slack)
+    assert not results[1][0].any(), "a group of no rows has a gradient of zeros"
+
+
+def test_grouped_products_of_nan_and_infinity(isa):
+    x, ends = normal(14, 20), torch.tensor([13, 14], dtype=torch.int32)
+    x[2, 3], x[5, 0] = float("nan"), float("inf")
+    result = OPS.grouped_linear(x, torch.ones(2, 40, 20), ends)
+    assert result[2].isnan().all() and (result[5] == float("inf")).all()
+    assert result[[0, 1, 3, 4, *range(6, 14)]].isfinite().all()
+
+
+def test_grouped_products_through_strides(isa):
+    ends = torch.tensor([4, 9], dtype=torch.int32)
+    x, weights, grad = normal(20, 9).T, normal(2, 20, 33).mT, normal(1, 1).expand(9, 33)
+    flat = [tensor.contiguous() for tensor in (grad, x, weights)]
+    assert torch.equal(OPS.grouped_linear(x, weights, ends), OPS.grouped_linear(*flat[1:], ends))
+    got = OPS.grouped_linear_backward(grad, x, weights, ends)
+    assert all(map(torch.equal, got, OPS.grouped_linear_backward(*flat, ends)))
+
+
+@pytest.mark.parametrize("ends", [[3, 2, 6], [3, 4, 5], [3, 4, 7], [-1, 4, 6], [6, 6]])
+def test_groups_that_are_none_are_refused(kernels, ends):
+    if not load.choose_isa("avx512"):
+        pytest.skip("this processor has no avx512, and torch's product does not look")
+    groups = torch.tensor(ends, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="grouped_linear"):
+        OPS.grouped_linear(normal(6, 4), normal(3, 5, 4), groups)
+    with pytest.raises(RuntimeError, match="grouped_linear_backward"):
+        OPS.grouped_linear_backward(normal(6, 5), normal(6, 4), normal(3, 5, 4), groups)
+
+
 # --- what holds for all ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +323,9 @@ def every_result(dtype):
     yield OPS.moe_permute_backward(rows, perm, 1501, 3)
     yield OPS.moe_combine(rows, inverse, weights)
     yield from OPS.moe_combine_backward(grad, rows, inverse, weights)
+    matrices = normal(70, 30, 133, dtype=dtype, seed=5)
+    yield OPS.grouped_linear(rows, matrices, ends)
+    yield from OPS.grouped_linear_backward(normal(len(rows), 30, dtype=dtype), rows, matrices, ends)
     yield OPS.moe_aux_loss(logits, lse, counts, 3)
     yield OPS.moe_aux_loss_backward(torch.tensor(2.0), logits, lse, counts, 3)
 

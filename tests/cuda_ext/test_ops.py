@@ -69,6 +69,12 @@ def test_gradients_there_and_back(align):
     assert gradcheck(lambda y, weights: cuda_ext.moe_combine(y, plan.inverse, weights), (y, weights))
 
 
+def test_gradients_of_a_grouped_product():
+    for ends in ([2, 2, 7], [0, 0, 7], [7, 7, 7]):
+        groups = torch.tensor(ends, dtype=torch.int32)
+        assert gradcheck(lambda x, w, g=groups: cuda_ext.grouped_linear(x, w, g), (doubles(7, 4), doubles(3, 5, 4)))
+
+
 def test_gradient_of_the_balance_takes_lse_for_a_function_of_the_logits():
     logits = doubles(9, 5)
     counts = cuda_ext.moe_topk_route(logits.detach(), 2).counts
@@ -206,6 +212,11 @@ FLOATS, INTS = torch.zeros(4, 6), torch.zeros(8, dtype=torch.int32)
         (lambda: cuda_ext.moe_plan(INTS, 2**20, 2**12), "more than 2147483647 rows"),
         (lambda: cuda_ext.moe_permute(FLOATS, INTS[:7], 2), r"perm \(7,\)"),
         (lambda: cuda_ext.moe_combine(FLOATS, INTS, FLOATS), r"inverse \(8,\) int32"),
+        (lambda: cuda_ext.grouped_linear(FLOATS, FLOATS, INTS), r"weights \(4, 6\) float32"),
+        (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 5), INTS), r"weights \(8, 2, 5\) float32"),
+        (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 6), INTS[:7]), r"ends \(7,\) int32"),
+        (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 6), INTS.long()), r"ends \(8,\) int64"),
+        (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 6).double(), INTS), r"weights \(8, 2, 6\) float64"),
         (lambda: cuda_ext.moe_aux_loss(FLOATS, FLOATS[0], INTS, 2), r"lse \(6,\)"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.moe import MixtureOfExperts, grouped_linear
+from cuda_ext import grouped_linear
+from model.moe import MixtureOfExperts
 from tests.model.decoders import VARIANTS, _feed_forward, build, variant
 
 MIXTURES = [name for name, change in VARIANTS.items() if "experts" in change]
