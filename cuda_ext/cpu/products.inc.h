@@ -70,6 +70,7 @@ inline void edge(Tile run, const float* a, const float* b, int64_t inner, float*
 }
 
 void product(Matrix a, Matrix b, float* out, int64_t rows, int64_t inner, int64_t columns, float* scratch) {
+  if (rows == 0) return;
   if (inner == 0) memset(out, 0, static_cast<size_t>(rows * columns) * sizeof(float));
   float* const of_a = scratch + PRODUCT_COLUMNS * PRODUCT_INNER;
   for (int64_t left = 0; left < columns; left += PRODUCT_COLUMNS) {
