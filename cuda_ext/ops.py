@@ -43,6 +43,7 @@ CPU_ALONE: Final = (
     "grouped_linear_backward",
 )  # on a GPU torch's own grouped product is what there is
 SCORES: Final = ("softmax", "sigmoid")
+FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ROWS_MAX: Final = 2**31 - 1
 SMALL_VALUES: Final = 1 << 15  # on a CPU: to call an operator costs more than it saves below this
 
@@ -72,7 +73,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
     Shapes and types are equal, any floating type; computed in float32 and rounded once. Keeps gate and up for the gradient, nothing else.
     """
-    if gate.shape != up.shape or gate.dtype != up.dtype:
+    if gate.shape != up.shape or gate.dtype != up.dtype or gate.dtype not in FLOATS:
         raise ValueError(f"swiglu: gate is {_said(gate)}, up is {_said(up)}")
     if torch.compiler.is_compiling() or (gate.numel() < SMALL_VALUES and gate.device.type == "cpu"):
         # A compiler fuses this with what stands around it; an operator of ours would stand in its way.
@@ -83,8 +84,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu_packed(packed: Tensor) -> Tensor:
     """`swiglu` of the two halves of the last axis, (..., 2F) to (..., F): one matrix product made both, gate first."""
-    if packed.shape[-1] % 2:
-        raise ValueError(f"swiglu_packed: {_said(packed)} has no two halves")
+    if packed.dim() == 0 or packed.shape[-1] % 2 or packed.dtype not in FLOATS:
+        raise ValueError(f"swiglu_packed: {_said(packed)} has no two halves of a floating type")
     if torch.compiler.is_compiling() or (packed.numel() < 2 * SMALL_VALUES and packed.device.type == "cpu"):
         gate, up = packed.chunk(2, dim=-1)
         return functional.silu(gate) * up
@@ -99,7 +100,7 @@ def moe_topk_route(logits: Tensor, k: int, renorm: bool = True, score: str = "so
     of each (DeepSeek-V3); `renorm` divides the chosen weights by their sum. A NaN counts as the highest logit: it is chosen, and makes its
     token's weights NaN, as softmax would. Gradients flow through `weights` and `lse`.
     """
-    if logits.dim() != 2 or not 1 <= k <= logits.shape[1] or score not in SCORES:
+    if logits.dim() != 2 or logits.dtype not in FLOATS or not 1 <= k <= logits.shape[1] or score not in SCORES:
         raise ValueError(f"moe_topk_route: logits {_said(logits)}, k {k}, score {score!r}")
     return Route(*torch.ops.p2pnode.moe_topk_route(logits, k, renorm, score))
 
@@ -122,7 +123,8 @@ def moe_permute(x: Tensor, perm: Tensor, k: int) -> Tensor:
 
     The gradient of a token is the sum over its k rows, in float32, in the order of its experts.
     """
-    if x.dim() != 2 or perm.dim() != 1 or perm.dtype != torch.int32 or perm.shape[0] < x.shape[0] * k:
+    is_known = x.dim() == 2 and x.dtype in FLOATS and perm.dim() == 1 and perm.dtype == torch.int32
+    if not is_known or k < 1 or perm.shape[0] < x.shape[0] * k:
         raise ValueError(f"moe_permute: x {_said(x)}, perm {_said(perm)}, k {k}")
     result: Tensor = torch.ops.p2pnode.moe_permute(x, perm, k)
     return result
@@ -133,7 +135,8 @@ def moe_combine(y: Tensor, inverse: Tensor, weights: Tensor) -> Tensor:
 
     Added in float32, in the order of the token's experts.
     """
-    if y.dim() != 2 or weights.dim() != 2 or inverse.dtype != torch.int32 or inverse.numel() != weights.numel():
+    is_known = y.dim() == 2 and y.dtype in FLOATS and weights.dim() == 2 and weights.dtype == reference.accumulator(y)
+    if not is_known or inverse.dtype != torch.int32 or inverse.numel() != weights.numel():
         raise ValueError(f"moe_combine: y {_said(y)}, inverse {_said(inverse)}, weights {_said(weights)}")
     result: Tensor = torch.ops.p2pnode.moe_combine(y, inverse, weights)
     return result
@@ -164,8 +167,14 @@ def moe_aux_loss(logits: Tensor, lse: Tensor, counts: Tensor, k: int) -> Tensor:
     `counts`, times k. `counts` may be of more tokens than these: with counts of a whole batch the loss is a mean over tokens, so
     micro-batches of it add up, weighted by tokens. The gradient goes to `logits`, and takes `lse` for their function; f has none.
     """
-    if logits.dim() != 2 or lse.shape != logits.shape[:1] or counts.shape != logits.shape[1:]:
-        raise ValueError(f"moe_aux_loss: logits {_said(logits)}, lse {_said(lse)}, counts {_said(counts)}")
+    is_known = logits.dim() == 2 and logits.dtype in FLOATS and counts.dtype == torch.int32 and k >= 1
+    if (
+        not is_known
+        or lse.shape != logits.shape[:1]
+        or lse.dtype != reference.accumulator(logits)
+        or counts.shape != logits.shape[1:]
+    ):
+        raise ValueError(f"moe_aux_loss: logits {_said(logits)}, lse {_said(lse)}, counts {_said(counts)}, k {k}")
     result: Tensor = torch.ops.p2pnode.moe_aux_loss(logits, lse, counts, k)
     return result
 
@@ -183,7 +192,7 @@ def _like(x: Tensor) -> Tensor:
 
 def _shapes_of_route(logits: Tensor, k: int, renorm: bool, score: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens, experts = logits.shape
-    floats = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    floats = reference.accumulator(logits)
     return (
         logits.new_empty((tokens, k), dtype=floats),
         logits.new_empty((tokens, k), dtype=torch.int32),
@@ -287,6 +296,18 @@ _GRADIENTS: Final[dict[str, tuple[Callable[..., Any], Callable[..., None]]]] = {
     "moe_aux_loss": (_aux_loss_gradient, _keep_aux_loss),
 }
 
+
+def _once(name: str, gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """A gradient has no gradient itself: autograd would leave that part of the sum out, and only warn."""
+
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"{name} has no second derivative (create_graph=True)")
+        return gradient(ctx, *grads)
+
+    return run
+
+
 # --- registration ----------------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +329,7 @@ def _register() -> torch.library.Library:
             library.impl(operator, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
             torch.library.register_fake(f"p2pnode::{operator}", _SHAPES[name], lib=library)
     for name, (gradient, keep) in _GRADIENTS.items():
-        torch.library.register_autograd(f"p2pnode::{name}", gradient, setup_context=keep, lib=library)
+        torch.library.register_autograd(f"p2pnode::{name}", _once(name, gradient), setup_context=keep, lib=library)
     return library
 
 

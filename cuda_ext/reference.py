@@ -39,7 +39,7 @@ def swiglu_packed_backward(grad: Tensor, packed: Tensor) -> Tensor:
 
 
 def moe_topk_route(logits: Tensor, k: int, renorm: bool, score: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    values = logits.to(_accumulator(logits))
+    values = logits.to(accumulator(logits))
     # Descending, NaN first, and equal values by the smaller expert: `torch.topk` leaves the order of equals open.
     indices = values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
     scores = torch.sigmoid(values) if score == "sigmoid" else torch.softmax(values, dim=-1)
@@ -111,7 +111,7 @@ def moe_permute_backward(grad: Tensor, perm: Tensor, tokens: int, k: int) -> Ten
     inverse = torch.empty(tokens * k, dtype=torch.int64, device=perm.device)
     inverse[perm[owned].to(torch.int64)] = owned
     rows = grad.index_select(0, inverse).reshape(tokens, k, grad.shape[1])
-    return rows.sum(dim=1, dtype=_accumulator(grad)).to(grad.dtype)
+    return rows.sum(dim=1, dtype=accumulator(grad)).to(grad.dtype)
 
 
 def moe_combine(y: Tensor, inverse: Tensor, weights: Tensor) -> Tensor:
@@ -190,6 +190,6 @@ def _fractions(counts: Tensor, k: int, dtype: torch.dtype) -> Tensor:
     return counts.to(dtype) * k / counts.sum().clamp_min(1)
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
+def accumulator(x: Tensor) -> torch.dtype:
     """Half precision is computed in float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -47,6 +47,13 @@ inline void take_highest(int32_t* keys, int64_t count, int64_t k, int32_t* indic
   }
 }
 
+// In double, for k may be large, and the values stand one behind the other.
+inline float sum_of(const float* values, int64_t count) {
+  double total = 0;
+  for (int64_t i = 0; i < count; i++) total += values[i];
+  return static_cast<float>(total);
+}
+
 // exp(values - shift) in their place; their sum.
 inline float exponentials(float* values, int64_t count, float shift) {
   Floats total = 0.0f;
@@ -76,10 +83,7 @@ inline void route_token(p2pnode::Routing how, float* values, int32_t* keys, floa
     for (int64_t slot = 0; slot < how.k; slot++) chosen[slot] = values[indices[slot]];
     scaled = total;
   }
-  if (how.renorm) {
-    scaled = 0.0f;
-    for (int64_t slot = 0; slot < how.k; slot++) scaled += chosen[slot];
-  }
+  if (how.renorm) scaled = sum_of(chosen, how.k);
   for (int64_t slot = 0; slot < how.k; slot++) weights[slot] = chosen[slot] / scaled;
 }
 
@@ -105,15 +109,14 @@ inline void route_token_backward(
     p2pnode::Routing how, float* values, const float* grad_weights, const float* grad_lse, const int32_t* indices, const float* weights,
     float lse, float* of_chosen) {
   const int64_t experts = span(how.experts);
-  float mean = 0.0f, total = 1.0f;
-  for (int64_t slot = 0; slot < how.k; slot++) mean += grad_weights[slot] * weights[slot];
+  double products = 0;
+  for (int64_t slot = 0; slot < how.k; slot++) products += static_cast<double>(grad_weights[slot]) * weights[slot];
+  const float mean = static_cast<float>(products);
+  float total = 1.0f;
   if (how.is_sigmoid) {
     for (int64_t slot = 0; slot < how.k; slot++) of_chosen[slot] = values[indices[slot]];
     for (int64_t i = 0; i < how.k; i += WIDTH) store(of_chosen + i, sigmoid<float>(load(of_chosen + i)));
-    if (how.renorm) {
-      total = 0.0f;
-      for (int64_t slot = 0; slot < how.k; slot++) total += of_chosen[slot];
-    }
+    if (how.renorm) total = sum_of(of_chosen, how.k);
   }
   // Every logit has a part in the sum of a softmax over all, and in lse.
   float of_all = how.renorm || how.is_sigmoid ? 0.0f : -mean;

@@ -173,6 +173,15 @@ def assert_close(got, exact, *, slack):
         assert_exact(got, exact, slack=slack)
 
 
+@pytest.mark.parametrize("score", cuda_ext.SCORES)
+def test_weights_add_up_as_exactly_where_all_of_many_experts_are_chosen(isa, score):
+    logits = normal(5, 1000, scale=2).round()  # equal values round the same way, one after the other
+    weights, indices, *_ = OPS.moe_topk_route(logits, 1000, True, score)
+    exact = OPS.moe_topk_route_reference(logits.double(), 1000, True, score)
+    assert torch.equal(indices, exact[1])
+    assert_exact(weights, exact[0])
+
+
 def test_ties_go_to_the_smaller_expert_wherever_they_stand(isa):
     for experts in (5, 16, 17, 64, 65, 128, 129, 300):
         logits = torch.zeros(2 * experts, experts)

@@ -94,6 +94,13 @@ def test_gradient_of_the_balance_takes_lse_for_a_function_of_the_logits():
         assert gradient[row, column].item() == pytest.approx(slope.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_second_derivative_is_refused_and_not_left_out(dtype):
+    gate = torch.ones(SMALL_VALUES, dtype=dtype, requires_grad=True)
+    with pytest.raises(RuntimeError, match="swiglu has no second derivative"):
+        torch.autograd.grad(cuda_ext.swiglu(gate, gate.detach()).sum(), gate, create_graph=True)
+
+
 # --- what they mean, said differently --------------------------------------------------------------------------------------------
 
 
@@ -218,6 +225,19 @@ FLOATS, INTS = torch.zeros(4, 6), torch.zeros(8, dtype=torch.int32)
         (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 6), INTS.long()), r"ends \(8,\) int64"),
         (lambda: cuda_ext.grouped_linear(FLOATS, torch.zeros(8, 2, 6).double(), INTS), r"weights \(8, 2, 6\) float64"),
         (lambda: cuda_ext.moe_aux_loss(FLOATS, FLOATS[0], INTS, 2), r"lse \(6,\)"),
+        (lambda: cuda_ext.swiglu(INTS, INTS), "gate is .* int32"),
+        (lambda: cuda_ext.swiglu_packed(INTS), r"\(8,\) int32"),
+        (lambda: cuda_ext.swiglu_packed(FLOATS[0, 0]), r"\(\) float32 has no two halves"),
+        (lambda: cuda_ext.moe_topk_route(INTS.view(2, 4), 2), "int32"),
+        (lambda: cuda_ext.moe_topk_route(FLOATS.cfloat(), 2), "complex64"),
+        (lambda: cuda_ext.moe_permute(INTS.view(4, 2), INTS, 2), r"x \(4, 2\) int32"),
+        (lambda: cuda_ext.moe_permute(FLOATS[0, 0], INTS, 2), r"x \(\) float32"),
+        (lambda: cuda_ext.moe_permute(FLOATS, INTS, 0), "k 0"),
+        (lambda: cuda_ext.moe_combine(FLOATS, INTS, FLOATS[:, :2].bfloat16()), "weights .* bfloat16"),
+        (lambda: cuda_ext.moe_combine(INTS.view(8, 1), INTS, FLOATS[:, :2]), "y .* int32"),
+        (lambda: cuda_ext.moe_aux_loss(FLOATS, FLOATS[:, 0], FLOATS[0], 2), r"counts \(6,\) float32"),
+        (lambda: cuda_ext.moe_aux_loss(FLOATS, FLOATS[:, 0].double(), INTS[:6], 2), "lse .* float64"),
+        (lambda: cuda_ext.moe_aux_loss(FLOATS, FLOATS[:, 0], INTS[:6], 0), "k 0"),
     ],
 )
 def test_wrong_arguments_are_named(call, said):
