@@ -18,6 +18,7 @@ from model.errors import ConfigError
 
 _FILE_HINT: Final = 'a size is tiny, small, base, 1b, 8b, one of these with -moe, or a JSON file such as {"width": 128, "layers": 4, ...}'
 _TRAINING_HINT: Final = 'training is a JSON file such as {"optimizer": "lion", "inner_rate": "0.0003"}'
+_MOMENTUM_HINT: Final = "for example momentum_numerator 7, momentum_shift 3 (0.875)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class ModelConfig:
     norm_epsilon: str = "0.00001"
     initial_gain: int = 1  # of the norms before a layer; model/initial.py says what it is good for
     vocabulary: int = fields.later(limits.VOCABULARY)
+    head_dim: int = fields.later(0)  # features of a head; 0: width / heads
     tied_head: bool = fields.later(True)  # the embedding is the output projection, too
     norm: str = fields.later("rms")
     activation: str = fields.later("swiglu")
@@ -76,7 +78,8 @@ class ModelConfig:
         fields.one_of("norm", self.norm, NORMS)
         fields.one_of("activation", self.activation, ACTIVATIONS)
         fields.one_of("checkpointing", self.checkpointing, CHECKPOINTINGS)
-        if self.width % self.heads or (self.width // self.heads) % 2:
+        fields.between("head_dim", self.head_dim, 0, limits.WIDTH_MAX)
+        if self.width % self.heads or self.head_size % 2:
             raise ConfigError("width must be heads times an even head size", "for example width 128 with 4 heads")
         if self.heads % self.key_value_heads:
             raise ConfigError(
@@ -87,10 +90,17 @@ class ModelConfig:
         self._check_experts()
         self._check_nothing_is_idle()
         if self.parameters > limits.PARAMETERS_MAX:
-            raise ConfigError(f"a model of {self.parameters} parameters, at most {limits.PARAMETERS_MAX} are allowed")
+            raise ConfigError(
+                f"a model of {self.parameters} parameters, at most {limits.PARAMETERS_MAX} are allowed",
+                "a smaller width, or fewer layers or experts",
+            )
 
     def _check_positions(self) -> None:
         fields.one_of("positions", self.positions, POSITIONS)
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ConfigError(
+                f"sinusoidal positions, and a width of {self.width}", "an even width: waves come in pairs"
+            )
         fields.between("rope_base", self.rope_base, 2, limits.ROPE_BASE_MAX)
         fields.between("rope_factor", self.rope_factor, 1, 1024)
         fields.between("rope_low_frequency", self.rope_low_frequency, 1, 1024)
@@ -130,7 +140,11 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
-        return self.width // self.heads
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_size
 
     @property
     def key_value_width(self) -> int:
@@ -148,7 +162,7 @@ class ModelConfig:
 
     def _count(self, experts: int) -> int:
         norm = self.width * (2 if self.norm == "layer" else 1)
-        attention = 2 * self.width * (self.width + self.key_value_width) + self.heads * self.attention_sinks
+        attention = 2 * self.width * (self.query_width + self.key_value_width) + self.heads * self.attention_sinks
         feed_forward = (3 if self.activation == "swiglu" else 2) * self.width * self.feed_forward
         if self.experts:
             feed_forward = feed_forward * (experts + self.shared_experts) + self.experts * self.width
@@ -225,9 +239,13 @@ class TrainingConfig:
         fields.between("outer_rate_numerator", self.outer_rate_numerator, 1, limits.RATE_MAX)
         fields.between("outer_rate_denominator", self.outer_rate_denominator, 1, limits.RATE_MAX)
         fields.between("momentum_shift", self.momentum_shift, 0, limits.MOMENTUM_SHIFT_MAX)
-        fields.between("momentum_numerator", self.momentum_numerator, 0, (1 << self.momentum_shift) - 1)
+        if not 0 <= self.momentum_numerator < 1 << self.momentum_shift:
+            raise ConfigError(
+                f"a momentum of {self.momentum_numerator} / 2^{self.momentum_shift}, allowed is less than one",
+                _MOMENTUM_HINT,
+            )
         if self.nesterov and not self.momentum_numerator:
-            raise ConfigError("nesterov needs a momentum", "for example momentum_numerator 7, momentum_shift 3 (0.875)")
+            raise ConfigError("nesterov needs a momentum", _MOMENTUM_HINT)
         fields.one_of("codec", self.codec, CODECS)
         fields.one_of("optimizer", self.optimizer, OPTIMIZERS)
         fields.one_of("quantization", self.quantization, QUANTIZATIONS)
@@ -247,7 +265,10 @@ class TrainingConfig:
                 'a schedule with an end needs its steps, for example "schedule": "cosine", "schedule_steps": 20000',
             )
         if 0 < self.schedule_steps <= self.warmup_steps:
-            raise ConfigError(f"a schedule of {self.schedule_steps} steps, and a warm-up of {self.warmup_steps}")
+            raise ConfigError(
+                f"a schedule of {self.schedule_steps} steps, and a warm-up of {self.warmup_steps}",
+                "more schedule_steps, or fewer warmup_steps",
+            )
         if (self.schedule == "wsd") != (self.decay_steps > 0):
             raise ConfigError(
                 f"schedule is {self.schedule} and decay_steps is {self.decay_steps}",
@@ -316,8 +337,11 @@ _DENSE: Final = {
     ),
     "small": ModelConfig(width=384, layers=6, heads=6, key_value_heads=2, feed_forward=1024, context=256),
     "base": ModelConfig(width=768, layers=12, heads=12, key_value_heads=4, feed_forward=2048, context=1024),
+    # with the words of Llama 3 these have the parameters of Llama 3.2 1B and Llama 3 8B
     "1b": ModelConfig(width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048),
-    "8b": ModelConfig(width=4096, layers=32, heads=32, key_value_heads=8, feed_forward=14336, context=8192),
+    "8b": ModelConfig(
+        width=4096, layers=32, heads=32, key_value_heads=8, feed_forward=14336, context=8192, tied_head=False
+    ),
 }
 
 # Eight experts of half the width, two for each token: the work of the preset, with four times its feed-forward layers.

@@ -5,18 +5,23 @@ What it is not: the choices themselves, nor what goes with what; model/config.py
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from model import limits
 from model.errors import ConfigError
 
 if TYPE_CHECKING:
     from model.config import ModelConfig, TrainingConfig
+
+_KINDS: Final[Mapping[object, str]] = {int: "a whole number", str: "a string", bool: "true or false"}
+# As float and Decimal read them alike, and in one way only: no blanks, no underscores, no other alphabet's digits.
+_DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?")
 
 _Value = TypeVar("_Value", int, str, bool)
 _Config = TypeVar("_Config", "ModelConfig", "TrainingConfig")
@@ -39,13 +44,20 @@ def from_file(
     if len(text) > limits.CONFIG_BYTES_MAX:
         raise ConfigError(f"{path}: larger than {limits.CONFIG_BYTES_MAX} bytes", hint)
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_said_once)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})", hint) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object", hint)
     defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.default is not MISSING}
     return cls.from_dict(defaults | dict(otherwise) | values)
+
+
+def _said_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return values
 
 
 def to_dict(config: "ModelConfig | TrainingConfig") -> dict[str, int | str | bool]:
@@ -68,7 +80,8 @@ def check_types(config: "ModelConfig | TrainingConfig") -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if type(value) is not field.type:  # exact, so that True is no integer
-            raise ConfigError(f"{field.name} must be {getattr(field.type, '__name__', field.type)}, not {value!r:.40}")
+            hint = "without quotes" if field.default is MISSING else f"for example {json.dumps(field.default)}"
+            raise ConfigError(f"{field.name} must be {_KINDS[field.type]}, not {_shown(value)}", hint)
 
 
 def refuse_idle(config: "ModelConfig | TrainingConfig", is_read: bool, with_what: str, names: Iterable[str]) -> None:
@@ -80,7 +93,7 @@ def refuse_idle(config: "ModelConfig | TrainingConfig", is_read: bool, with_what
 
 def between(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{name} is {value}, allowed are {low} to {high}")
+        raise ConfigError(f"{name} is {_shown(value)}, allowed are {low} to {high}", "a whole number within these")
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
@@ -90,8 +103,12 @@ def one_of(name: str, value: str, known: Iterable[str]) -> None:
 
 def decimal_between(name: str, value: str, low: str, high: str) -> None:
     try:
-        allowed = len(value) <= 20 and Decimal(low) <= Decimal(value) <= Decimal(high)
-    except InvalidOperation:
+        allowed = _DECIMAL.fullmatch(value) and len(value) <= 20 and Decimal(low) <= Decimal(value) <= Decimal(high)
+    except InvalidOperation:  # an exponent of millions
         allowed = False
     if not allowed:
         raise ConfigError(f"{name} is {value[:40]!r}, allowed are {low} to {high}", 'a decimal in a string, like "0.5"')
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.40}"

@@ -69,17 +69,17 @@ def _padded(count: int) -> int:
 
 
 def _tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, key_value = config.width, config.key_value_width
+    width, query, key_value = config.width, config.query_width, config.key_value_width
     yield "model.embed_tokens.weight", (config.vocabulary, width)  # when tied: also the output projection
     if config.positions == "learned":
         yield "model.embed_positions.weight", (config.context, width)
     for index in range(config.layers):
         layer = f"model.layers.{index}"
         yield from _norm(config, f"{layer}.input_layernorm")
-        yield f"{layer}.self_attn.q_proj.weight", (width, width)
+        yield f"{layer}.self_attn.q_proj.weight", (query, width)
         yield f"{layer}.self_attn.k_proj.weight", (key_value, width)
         yield f"{layer}.self_attn.v_proj.weight", (key_value, width)
-        yield f"{layer}.self_attn.o_proj.weight", (width, width)
+        yield f"{layer}.self_attn.o_proj.weight", (width, query)
         if config.attention_sinks:
             yield f"{layer}.self_attn.sinks", (config.heads,)
         yield from _norm(config, f"{layer}.post_attention_layernorm")

@@ -43,7 +43,7 @@ def training_flops_per_token(config: ModelConfig, sequence: int) -> int:
     """Floating-point operations of forward and backward for one token in windows of `sequence`."""
     looked_up = config.vocabulary * config.width * (not config.tied_head)  # rows that no product touches
     looked_up += config.context * config.width * (config.positions == "learned")
-    attention = 12 * config.layers * config.width * _visible(config, sequence)
+    attention = 12 * config.layers * config.query_width * _visible(config, sequence)
     return 6 * (config.active_parameters - looked_up) + attention
 
 

@@ -154,7 +154,8 @@ def from_document(document: Mapping[str, Any]) -> ModelConfig:
         "tied_head": _flag(document, "tie_word_embeddings", default=False),
     }
     found["key_value_heads"] = _integer(document, "num_key_value_heads", found["heads"] if family == "llama" else 8)
-    _check_head_size(document, found)
+    size = _integer(document, "head_dim", 0)
+    found["head_dim"] = 0 if size * found["heads"] == found["width"] else size
     found |= _rope(document, family)
     if family != "llama":
         found |= _window(document, found["context"], 4096 if family == "mistral" else None)
@@ -168,12 +169,6 @@ def from_document(document: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig(**found | _own_part(document))
     except ConfigError as problem:
         raise _mismatch(problem.message) from None
-
-
-def _check_head_size(document: Mapping[str, Any], found: Mapping[str, int]) -> None:
-    size, heads, width = document.get("head_dim"), found["heads"], found["width"]
-    if size is not None and (heads < 1 or size != width // heads):
-        raise _mismatch(f"head_dim is {_shown(size)}; p2pnode has hidden_size / num_attention_heads, {width} / {heads}")
 
 
 def _rope(document: Mapping[str, Any], family: str) -> dict[str, int]:

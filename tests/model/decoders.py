@@ -18,6 +18,7 @@ VARIANTS: dict[str, dict[str, int | str | bool]] = {
     "llama": {},
     "multi-head": {"key_value_heads": 6},
     "one-key-head": {"key_value_heads": 1},
+    "wide-heads": {"head_dim": 10},
     "untied": {"tied_head": False, "vocabulary": 259},
     "rope-scaled": {"rope_factor": 8, "rope_original_context": 40},
     "learned-positions": {"positions": "learned", "rope_base": 10_000},

@@ -30,9 +30,16 @@ from tests.model.decoders import build, variant, windows
 LLAMA: list[dict[str, Any]] = [
     {}, {"tied_head": False, "vocabulary": 67}, {"heads": 6, "key_value_heads": 6, "width": 60}, {"key_value_heads": 1},
     {"layers": 1, "heads": 3, "key_value_heads": 3, "width": 6 * 3, "feed_forward": 11, "vocabulary": 5}, {"norm_epsilon": "0.001"},
+    {"head_dim": 10}, {"head_dim": 4, "width": 30, "key_value_heads": 1},
     {"rope_factor": 8, "rope_original_context": 40}, {"rope_base": 500_000, "rope_factor": 32, "rope_low_frequency": 2},
 ]  # fmt: skip
-MISTRAL: list[dict[str, Any]] = [{"window": 1}, {"window": 7}, {"window": 64, "key_value_heads": 6}, {"window": 130}]
+MISTRAL: list[dict[str, Any]] = [
+    {"window": 1},
+    {"window": 7},
+    {"window": 64, "key_value_heads": 6},
+    {"window": 130},
+    {"window": 7, "head_dim": 6},
+]
 MIXTRAL: list[dict[str, Any]] = [
     {"experts": 4}, {"experts": 5, "experts_per_token": 3, "tied_head": False}, {"experts": 3, "experts_per_token": 3},
     {"experts": 7, "feed_forward": 13, "vocabulary": 67}, {"experts": 4, "attention": "window", "window": 7},
@@ -54,7 +61,7 @@ def theirs(config: ModelConfig) -> torch.nn.Module:
         "vocab_size": config.vocabulary, "hidden_size": config.width, "intermediate_size": config.feed_forward,
         "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.key_value_heads,
         "max_position_embeddings": config.context, "rms_norm_eps": float(config.norm_epsilon), "rope_parameters": rope,
-        "tie_word_embeddings": config.tied_head, "bos_token_id": None, "eos_token_id": None,
+        "head_dim": config.head_size, "tie_word_embeddings": config.tied_head, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if config.experts:
         sizes |= {

@@ -28,10 +28,17 @@ def test_presets_have_the_size_that_they_name(size: str, low: float, high: float
         assert each.parameters == sum(place.count for place in Layout.of(each).tensors)
 
 
+def test_the_large_presets_are_llamas() -> None:
+    for size, parameters in (("1b", 1_235_814_400), ("8b", 8_030_261_248)):
+        config = ModelConfig.named(size, vocabulary=128_256)
+        assert config.parameters == parameters == sum(place.count for place in Layout.of(config).tensors)
+
+
 # One of each choice that adds, removes or reshapes tensors.
 EVERY_TENSOR = [
     {"norm": "layer"}, {"activation": "gelu"}, {"activation": "relu", "norm": "layer"}, {"positions": "learned", "rope_base": 10_000},
-    {"tied_head": False, "vocabulary": 1000}, {"attention_sinks": True}, {"experts": 5, "experts_per_token": 3},
+    {"tied_head": False, "vocabulary": 1000}, {"attention_sinks": True}, {"head_dim": 6},
+    {"width": 132, "head_dim": 40}, {"experts": 5, "experts_per_token": 3},
     {"experts": 4, "shared_experts": 3, "tied_head": False, "norm": "layer", "attention_sinks": True},
 ]  # fmt: skip
 
@@ -96,7 +103,8 @@ def test_an_unknown_size_names_the_known_ones() -> None:
     {"experts": 513}, {"experts": -1}, {"experts": 4, "experts_per_token": 5}, {"experts": 4, "experts_per_token": 0},
     {"experts": 4, "experts_per_token": 1}, {"experts": 4, "shared_experts": 187}, {"experts": 4, "activation": "gelu"},
     {"experts": 4, "balance_loss": "11"}, {"experts": 4, "router_z_loss": "x"}, {"experts": 4.0}, {"attention_sinks": 1},
-    {"width": 16384, "feed_forward": 65536, "layers": 256, "experts": 512},
+    {"width": 16384, "feed_forward": 65536, "layers": 256, "experts": 512}, {"head_dim": 5}, {"head_dim": -2},
+    {"width": 129, "heads": 3, "key_value_heads": 1, "head_dim": 32, "positions": "sinusoidal", "rope_base": 10_000}, {"head_dim": 1 << 15},
 ])  # fmt: skip
 def test_a_model_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -139,11 +147,20 @@ def test_a_network_of_bytes_needs_a_row_for_every_byte() -> None:
     {"schedule": "linear"}, {"schedule": "cosine"}, {"schedule_steps": 100}, {"schedule": "wsd", "schedule_steps": 100},
     {"schedule": "wsd", "schedule_steps": 100, "decay_steps": 101}, {"rate_floor": "1.1"}, {"decay_steps": -1},
     {"schedule": "cosine", "schedule_steps": 100, "decay_steps": 10}, {"rate_floor": "0.2"},
-    {"optimizer": "sgd", "beta_second": "0.99"}, {"schedule": "cosine", "schedule_steps": 20},
+    {"optimizer": "sgd", "beta_second": "0.99"}, {"schedule": "cosine", "schedule_steps": 20}, {"batch": "8"}, {"batch": 10**50},
+    {"inner_rate": " 0.1"}, {"inner_rate": "1_0e-3"}, {"inner_rate": "\u0660.\u0661"}, {"inner_rate": "+0.1"}, {"clip": "sNaN"},
+    {"inner_rate": "1e-99999999999999"}, {"momentum_numerator": 1}, {"momentum_numerator": -1}, {"optimizer": None},
 ])  # fmt: skip
-def test_training_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+def test_training_out_of_bounds_is_one_line_and_a_hint(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
         replace(TrainingConfig(), **change)
+    message, hint = caught.value.message, caught.value.hint
+    assert (
+        any(name.partition("_")[0] in message for name in change)
+        and "\n" not in message
+        and len(message) < 200
+        and hint
+    )
 
 
 @pytest.mark.parametrize("change", [
@@ -167,6 +184,9 @@ def test_training_can_be_a_json_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown: optimiser") as caught:
         TrainingConfig.from_file(path)
     assert "optimizer" in caught.value.hint
+    path.write_text('{"batch": 4, "batch": 8}')
+    with pytest.raises(ConfigError, match="a name stands there twice"):
+        TrainingConfig.from_file(path)
     with pytest.raises(ConfigError, match="no training named"):
         TrainingConfig.from_file(tmp_path / "none.json")
 

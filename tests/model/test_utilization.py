@@ -36,6 +36,12 @@ def test_a_window_is_what_a_token_sees() -> None:
     assert full - training_flops_per_token(sparse, 64) == 12 * 3 * 16 * (64 - 24)
 
 
+def test_heads_may_be_wider_than_the_stream() -> None:
+    grown = replace(SMALL, head_dim=3 * SMALL.head_size)
+    more = 6 * (grown.parameters - SMALL.parameters) + 12 * 3 * (grown.query_width - SMALL.query_width) * 64
+    assert training_flops_per_token(grown, 64) - training_flops_per_token(SMALL, 64) == more
+
+
 def test_the_eight_billion_take_about_six_times_their_number() -> None:
     config = PRESETS["8b"]
     assert training_flops_per_token(config, 8192) == pytest.approx(6 * config.parameters + 12.9e9, rel=0.01)
