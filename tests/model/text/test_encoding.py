@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from model.data import default_corpus
 from model.text import encoding
 from model.text.census import Census, Piece
-from model.text.encoding import CUT_CHARACTERS, cut_at, encode
-from model.tokenizer import ByteTokenizer, tokenizer_from_json
+from model.text.encoding import CUT_CHARACTERS, NEAR_CHARACTERS, cut_at, encode
+from model.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from_json
 from model.tokenizer_training import train
 from model.words import BYTES, Words
 
@@ -78,6 +80,56 @@ def test_a_long_document_has_the_tokens_that_it_has_in_one_piece(step: int) -> N
     assert found == [*BPE.encode(SOURCE), BPE.end] and len(chunks) > 1
 
 
+def other_tokenizer(kind: str) -> Tokenizer:
+    """Of every kind that puts something before a text, or takes something from its ends."""
+    trainer: object = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    match kind:
+        case "XLM-R":
+            library = tokenizers.Tokenizer(models.Unigram())
+            library.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(left=False, right=True)])
+            spaces = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+            library.pre_tokenizer = pre_tokenizers.Sequence(spaces)
+            trainer = trainers.UnigramTrainer(
+                vocab_size=400, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+            )
+        case "Llama 2":  # nothing splits a text
+            library = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+            library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        case "RoBERTa":
+            library = tokenizers.Tokenizer(models.BPE())
+            library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        case _:
+            library = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+            library.normalizer = normalizers.BertNormalizer()
+            library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=["[UNK]"], show_progress=False)
+    library.train_from_iterator(SOURCE[:200_000].splitlines(), trainer=trainer)
+    return tokenizer_from_json(library.to_str().encode())
+
+
+@pytest.mark.parametrize("kind", ["XLM-R", "Llama 2", "RoBERTa", "BERT"])
+def test_a_cut_changes_no_token_whatever_the_tokenizer_does_at_the_ends_of_a_text(kind: str) -> None:
+    tokenizer = other_tokenizer(kind)
+    source, words = SOURCE[: 3 * CUT_CHARACTERS], Words.of(tokenizer.vocabulary, masked=False)
+    draw = random.Random(3)
+    for text in (
+        source,
+        source.replace("\n", "\r\n"),
+        "  ".join(source.split()),  # no cut before a single space
+        "\N{NO-BREAK SPACE}".join(source.split()),
+        "".join(draw.choices("日本語文字漢かなカナ。", k=3 * CUT_CHARACTERS)),
+        "👩‍👩‍👧🏳️‍🌈é" * (CUT_CHARACTERS // 4),
+    ):
+        chunks = list(encode([Piece(text), Piece("", ends=True)], tokenizer, words, Census()))
+        found = words.unpack(b"".join(chunks)).tolist()
+        assert found == tokenizer.encode(text)
+
+
 @pytest.mark.parametrize(
     ("text", "before", "after"),
     [
@@ -90,7 +142,8 @@ def test_a_long_document_has_the_tokens_that_it_has_in_one_piece(step: int) -> N
 )
 def test_a_long_text_is_cut_where_a_word_begins(text: str, before: str, after: str) -> None:
     for start in (0, 1000):
-        at = cut_at(text, start)
+        at, known = cut_at(text, start, BPE)
+        assert known == len(BPE.encode(text[at - NEAR_CHARACTERS : at]))
         assert text[:at].endswith(before) and text[at:].startswith(after)
         assert start + CUT_CHARACTERS // 2 <= at <= start + CUT_CHARACTERS
 
