@@ -90,7 +90,14 @@ def run(home: Home, config: Config, *, kit: Kit | None = None) -> int:
     # thousands of objects and next to no cycles, so the usual threshold of 700 looks for them ten times in vain.
     gc.set_threshold(10_000)
     node.on_ready = gc.freeze
+    signal.signal(signal.SIGINT, partial(_interrupt, node.stopping))
     return trio.run(node.main)
+
+
+def _interrupt(stopping: trio.Event, *_: object) -> None:
+    """Ctrl-C outside of the loop: once more, while everything is being saved, it changes nothing."""
+    if not stopping.is_set():
+        raise KeyboardInterrupt
 
 
 class Node:

@@ -58,6 +58,20 @@ def test_a_joiner_waits_for_its_bootstrap_node(machines: Callable[[str], Machine
     assert same_at_every_common_height(first, second) >= 1
 
 
+def test_whoever_presses_ctrl_c_again_and_again_interrupts_no_saving(
+    machines: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    node = machines("node")
+    founder(node, tmp_path)
+    node.until(lambda s: s["height"] >= 1)
+    assert node.process is not None
+    while node.process.poll() is None:
+        node.process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+    assert node.process.returncode == 0
+    assert "stopped" in node.output.read_text().splitlines()[-1]
+
+
 def test_homes_of_different_networks_do_not_mix(machines: Callable[[str], Machine], tmp_path: Path) -> None:
     first, other = machines("first"), machines("other")
     address = founder(first, tmp_path)
