@@ -1,7 +1,7 @@
 """`p2pnode generate`, for the command line: parse, ask, print.
 
-What it is: one command for three places to have the model from: the node that runs in the home, the home of one that does not (the last
-model that its chain certifies), and a snapshot's file. What it is not: the writing; that is ``generations``.
+What it is: one command for four places to have the model from: the node that runs in the home, the home of one that does not (the last
+model that its chain certifies), a snapshot's file, and a folder that transformers loads. What it is not: the writing; that is ``generations``.
 
 For editors: as for ``cli``, which registers this. A model is trained by strangers, so on a terminal its text moves no cursor.
 """
@@ -23,7 +23,7 @@ from model.limits import PROMPT_CHARACTERS_MAX
 from p2pnode import render
 from p2pnode.client import Client
 from p2pnode.config import load_config
-from p2pnode.errors import ExitCode, NoRunningNode, UserError, why
+from p2pnode.errors import ExitCode, NoRunningNode, SetUpError, UserError, why
 from p2pnode.home import Home
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ def generate(
         typer.Option("--no-cache", help="Read all of the text again for each token: slow.", show_default=False),
     ] = False,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="A snapshot's file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--model", metavar="PATH", help="A snapshot, or a folder that transformers loads.", show_default=False
+        ),
     ] = None,
     home: Annotated[
         Path | None, typer.Option("--home", metavar="DIR", help="The node's directory.", show_default=False)
@@ -104,7 +107,7 @@ def generate(
     if facts["candidates"]:
         typer.echo(render.candidates(facts["candidates"]))
     for line in render.generated(facts):
-        typer.echo(line, err=True)
+        _say(line)
     return ExitCode.OK
 
 
@@ -146,7 +149,7 @@ def _pieces(prompt: str, settings: Settings, *, home: Path | None, model: Path |
             return
     from p2pnode.generations import Text
 
-    text = Text(_model_of(place) if model is None else _snapshot(model, place), prompt, settings)
+    text = Text(_model_of(place) if model is None else _named(model, place), prompt, settings)
     ended = False
     while not ended:
         piece = text.advance(_SLICE_SECONDS)
@@ -172,6 +175,23 @@ def _model_of(home: Home) -> "AgreedModel":
     return AgreedModel(last.replica, tokenizer, last.state.height, root, device=load_config({"home": home.path}).device)
 
 
+def _named(path: Path, home: Home) -> "AgreedModel":
+    return _folder(path, home) if path.is_dir() else _snapshot(path, home)
+
+
+def _folder(path: Path, home: Home) -> "AgreedModel":
+    """Of an export, or of anybody's: no chain is asked about it here."""
+    from model.config import TrainingConfig
+    from p2pnode.generations import AgreedModel
+    from p2pnode.importing import open_model
+
+    imported = open_model(path)
+    if imported.tokenizer is None:
+        raise SetUpError(f"{path}: no tokenizer.json says what its tokens mean", "add that of the model")
+    replica = imported.replica(TrainingConfig(), _say)
+    return AgreedModel(replica, imported.tokenizer, None, None, device=load_config({"home": home.path}).device)
+
+
 def _snapshot(path: Path, home: Home) -> "AgreedModel":
     """A file says which model it holds; what its tokens mean stands in a home of its network, unless they are bytes."""
     from model.replica import Replica
@@ -182,7 +202,10 @@ def _snapshot(path: Path, home: Home) -> "AgreedModel":
     from transport import content
 
     if not path.is_file():
-        raise UserError(f"{path}: not a file", "--model takes a snapshot, as in a home's snapshots directory")
+        raise UserError(
+            f"{path}: not a file",
+            "--model takes a snapshot, as in a home's snapshots directory, or a folder of transformers",
+        )
     try:
         replica = Replica.load(path)
     except ModelError as problem:
@@ -201,6 +224,10 @@ def _snapshot(path: Path, home: Home) -> "AgreedModel":
         )
     root = content.content_digest(replica.leaves(), replica.byte_length).hex()
     return AgreedModel(replica, tokenizer, None, root, device=load_config({"home": home.path}).device)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _collect(pieces: Generator[_Piece, None, None], show: Callable[[str], object]) -> tuple[str, dict[str, Any]]:

@@ -169,10 +169,11 @@ def candidates(rows: Sequence[Row]) -> str:
 def generated(f: Row) -> list[str]:
     """Where a text comes from and what it took, in a line; a second one where not all of the prompt was read."""
     height = f"height {f['height']}" if f.get("height") is not None else None
+    origin = f"root {root(f['model_root'])}" if f.get("model_root") is not None else None
     speed = f"{float(f['tokens_per_second']):.0f} tokens/s" if f.get("tokens_per_second") else None
     tokens = f"{_plural(f.get('tokens'), 'token')}, {_ENDED.get(str(f.get('reason')), '')}" if f.get("tokens") else None
     seed = f"seed {f['seed']}" if f.get("seed") is not None else None
-    lines = [_join(*(part for part in (height, f"root {root(f.get('model_root'))}", tokens, speed, seed) if part))]
+    lines = [_join(*(part for part in (height, origin, tokens, speed, seed) if part))]
     if f["prompt_tokens_read"] < f["prompt_tokens"]:
         read, context = _text(f["prompt_tokens_read"]), _text(f.get("context"))
         lines.append(

@@ -48,6 +48,7 @@ _EXPECTED: Final[Mapping[str, tuple[object, ...]]] = {
 _ROPE_KEYS: Final = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _LLAMA3_KEYS: Final = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _DECIMAL_CHARACTERS: Final = 20  # of a decimal in model/config.py
+_WHOLE_MAX: Final = 1 << 53  # beyond, a double has gaps, and a message no end
 _THETA: Final = {"llama": 10_000, "mistral": 10_000, "mixtral": 1_000_000}  # where a file is silent
 _HINT_EXPORT: Final = (
     "transformers' Llama, Mistral and Mixtral cannot say it; p2pnode verify --export hands on the chain, start the node"
@@ -235,9 +236,9 @@ def _integer(document: Mapping[str, Any], name: str, default: int | None = None)
         return default
     if value is None:
         raise _mismatch(f"{name} is missing")
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_MAX:
         value = int(value)
-    if type(value) is not int:
+    if type(value) is not int or abs(value) >= _WHOLE_MAX:
         raise _mismatch(f"{name} is {_shown(value)}; p2pnode takes whole numbers there")
     return value
 

@@ -11,10 +11,8 @@ from model.errors import InterchangeError
 from model.interchange.reading import TOKENIZER, ModelFolder
 from model.interchange.safetensors_file import SafetensorsFile
 from model.interchange.tensor_names import pieces
-from model.limits import TOKENIZER_BYTES_MAX
 from model.replica import Replica
 from model.tokenizer import ByteTokenizer
-from p2pnode.errors import why
 from p2pnode.genesis import Genesis
 from p2pnode.model_card import CHAIN
 from p2pnode.verify.chain import VerifiedChain
@@ -39,8 +37,7 @@ def check_model(path: Path, chain: VerifiedChain, report: Report) -> None:
             return
         state, turned = _state(folder, genesis, path)
     except InterchangeError as problem:
-        name, _, what = problem.message.removeprefix(f"{path}/").partition(": ")
-        report.fault(name, what or problem.message)
+        report.fault(*_place_and_fault(problem, path))
         return
     root: bytes = content.digest_of(state.data)
     if turned:
@@ -50,7 +47,7 @@ def check_model(path: Path, chain: VerifiedChain, report: Report) -> None:
         report.fault("model.safetensors", f"its root is {root.hex()[:16]}, certified is {certified}")
     else:
         report.snapshots += 1
-    _check_tokenizer(path, genesis, report)
+    _check_tokenizer(folder, genesis, report)
 
 
 def _state(folder: ModelFolder, genesis: Genesis, path: Path) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint8]], int]:
@@ -68,12 +65,19 @@ def _state(folder: ModelFolder, genesis: Genesis, path: Path) -> tuple[np.ndarra
     return state, turned
 
 
-def _check_tokenizer(path: Path, genesis: Genesis, report: Report) -> None:
+def _place_and_fault(problem: InterchangeError, path: Path) -> tuple[str, str]:
+    name, _, what = problem.message.removeprefix(f"{path}/").partition(": ")
+    return name, what or problem.message
+
+
+def _check_tokenizer(folder: ModelFolder, genesis: Genesis, report: Report) -> None:
     try:
-        with (path / TOKENIZER).open("rb") as file:
-            document = file.read(TOKENIZER_BYTES_MAX + 1)
-    except OSError as problem:
-        report.fault(TOKENIZER, why(problem))
+        document = folder.tokenizer()
+    except InterchangeError as problem:
+        report.fault(*_place_and_fault(problem, folder.path))
+        return
+    if document is None:
+        report.fault(TOKENIZER, "no such file")
         return
     digest = content.digest_of(ByteTokenizer().to_json()) if genesis.tokenizer is None else genesis.tokenizer.digest
     if content.digest_of(document) != digest:

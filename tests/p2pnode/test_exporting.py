@@ -1,6 +1,7 @@
 """A model leaves as a folder: whole or not at all, with the chain that certifies it, and checked against it; by model_commands.py, too."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,17 @@ def test_a_changed_file_is_found(tmp_path: Path, model: CertifiedModel, file: st
     path.write_bytes(change(path.read_bytes()))
     report = verify(folder, Wishes())
     assert report.sound == (not what) and what in report.verdict()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pipe_in_place_of_a_file_is_waited_for_by_nobody(tmp_path: Path, model: CertifiedModel, file: str) -> None:
+    folder = tmp_path / "model"
+    export_model(folder, model)
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    assert checked(folder) == f"NOT SOUND: {file}: not a file"
+    (folder / file).unlink()
+    assert checked(folder).startswith("NOT SOUND: ")
 
 
 def test_another_model_beside_the_chain_is_found(tmp_path: Path, chain: Chain, model: CertifiedModel) -> None:

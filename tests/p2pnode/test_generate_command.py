@@ -13,6 +13,8 @@ import pytest
 
 from model.generation.settings import Settings
 from model.generation.text_stream import text_after
+from model.interchange.writing import write_model
+from model.tokenizer import ByteTokenizer
 from p2pnode import generate_command, render
 from p2pnode.errors import UserError
 from p2pnode.founding import first_model
@@ -208,6 +210,23 @@ def test_a_snapshot_writes_by_itself(at_rest: Home, chain: Chain, cli: Cli, home
     assert not home.initialised
 
 
+def test_a_folder_that_transformers_loads_writes_by_itself(tmp_path: Path, chain: Chain, cli: Cli, home: Home) -> None:
+    folder, replica = tmp_path / "model", chain.replicas[4]
+    folder.mkdir()
+    write_model(folder, replica.config, replica.theta, end=None)
+    done = cli("generate", "line", "--model", folder, home=home)
+    assert (done.returncode, done.stdout) == (3, "") and "no tokenizer.json says what its tokens mean" in done.stderr
+    (folder / "tokenizer.json").write_bytes(ByteTokenizer().to_json())
+    found = json.loads(cli("generate", "line", "--max-tokens", 9, "--model", folder, "--json", home=home).stdout)
+    assert found["text"] == write(replica, "line", Settings(max_tokens=9))[0]
+    assert (found["height"], found["model_root"]) == (None, None)
+    done = cli("generate", "line", "--max-tokens", 9, "--model", folder, home=home)
+    assert done.stderr.startswith("9 tokens") and not home.initialised
+    (folder / "config.json").write_text("{}")
+    done = cli("generate", "line", "--model", folder, home=home)
+    assert done.stderr.startswith(f"error: {folder}/config.json: model_type is null")
+
+
 def test_a_snapshot_of_words_asks_which_words(tmp_path: Path, home: Home, cli: Cli) -> None:
     from dataclasses import replace
 
@@ -253,7 +272,7 @@ def test_what_is_no_snapshot_is_one_line(what: str, at_rest: Home, tmp_path: Pat
         case "large-header":
             file.write_bytes((1 << 40).to_bytes(8, "little") + sound[8:])
     done = cli("generate", "x", "--model", file, home=home)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3 if what == "directory" else 1, "")
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 2
 
 

@@ -120,6 +120,8 @@ SCALING = LLAMA_1B["rope_scaling"]
 @pytest.mark.parametrize(
     ("change", "what"),
     [
+        ({"rope_theta": 1e300}, "rope_theta is 1e+300; p2pnode takes whole numbers"),
+        ({"num_hidden_layers": 10**1000}, "num_hidden_layers is 1000"),
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; known are llama, mistral, mixtral"),
         ({"model_type": ["llama"]}, "model_type is"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; p2pnode has 'silu'"),
@@ -135,7 +137,7 @@ SCALING = LLAMA_1B["rope_scaling"]
         ({"hidden_size": "2048"}, "hidden_size is '2048'; p2pnode takes whole numbers there"),
         ({"hidden_size": True}, "hidden_size is true"),
         ({"hidden_size": 2048.5}, "hidden_size is 2048.5"),
-        ({"hidden_size": 10**30, "head_dim": None}, "width is 1000000000"),
+        ({"hidden_size": 10**30, "head_dim": None}, "hidden_size is 1000000000"),
         ({"num_hidden_layers": 10**6}, "layers is 1000000, allowed are 1 to 256"),
         ({"vocab_size": -1}, "vocabulary is -1"),
         ({"vocab_size": float("nan")}, "vocab_size is NaN"),
