@@ -1,7 +1,8 @@
 """Carrying out a fetch: range by range from several holders at once, until all is here or nobody is left to ask.
 
 A holder that refuses, lies or falls silent is left aside for this fetch, and its leaves go to the next one; so does one
-that is slower than a modem, for as long as there is another to try. At the end, leaves that somebody keeps us waiting
+that is slower than a modem, for as long as there is another to try. Who kept us waiting is asked last by the fetches of the next minute, so
+that a member that answers nobody delays one payload, and not each. At the end, leaves that somebody keeps us waiting
 for are asked of a second holder, so nobody can stall a fetch by dripping the last of it. The first holder is asked for
 the leaf hashes and for leaves in the same breath, so a small blob takes one round trip.
 
@@ -35,6 +36,7 @@ from transport.transfer import FetchPlan, Range
 Leaves = list[tuple[int, Buffer]]
 Sink = Callable[[Leaves], None]
 LIE = "lied: what it sent does not match the digest"
+SILENT = f"fell silent for {limits.HOLDER_SECONDS_MAX:g} s"
 SLOW = f"slower than {limits.HOLDER_BYTES_PER_SECOND_MIN // limits.KIB} KiB/s"
 
 
@@ -78,7 +80,7 @@ class _Source:
 
 
 class Fetch:
-    """One blob on its way. `lied` is called with the key of a holder that is proven to have lied.
+    """One blob on its way. `lied` is called with the key of a holder that is proven to have lied, `stalled` of one that kept us waiting.
 
     `sink` gets verified leaves; where it is `blocking`, in a worker thread.
     """
@@ -91,6 +93,7 @@ class Fetch:
         sink: Sink,
         blocking: bool = False,
         lied: Callable[[PublicKey], None],
+        stalled: Callable[[PublicKey], None],
         log: Log,
     ) -> None:
         self._plan = plan
@@ -98,6 +101,7 @@ class Fetch:
         self._sink = sink
         self._blocking = blocking
         self._lied = lied
+        self._stalled = stalled
         self._log = log
         self._failed: dict[PublicKey, str] = {}
         self._slow: set[PublicKey] = set()
@@ -148,6 +152,7 @@ class Fetch:
                 with trio.move_on_at(self._silent_at()):
                     await changed.wait()
                 self._watch()
+            self._name_the_late()
             nursery.cancel_scope.cancel()
         if self._broken is not None:
             raise self._broken
@@ -169,12 +174,19 @@ class Fetch:
         for source in self._active.values():
             if source.owed and now >= source.heard_at + limits.HOLDER_SECONDS_MAX:
                 for expected in tuple(source.owed):
-                    expected.fail(f"fell silent for {limits.HOLDER_SECONDS_MAX:g} s")
+                    expected.fail(SILENT)
         if not any(each.owed for each in self._active.values()):
             for source in self._active.values():
                 if now >= source.heard_at + limits.FELLOW_SECONDS_MAX:
                     source.failure = source.failure or f"had nothing more for {limits.FELLOW_SECONDS_MAX:g} s"
                     source.scope.cancel()
+
+    def _name_the_late(self) -> None:
+        """At the end of it: who owes something still that others have brought."""
+        now = trio.current_time()
+        for key, source in self._active.items():
+            if source.owed and now >= source.heard_at + limits.PATIENCE_SECONDS_MIN:
+                self._stalled(key)
 
     def _fire(self) -> None:
         self._changed.set()
@@ -230,6 +242,8 @@ class Fetch:
             self._slow.add(key)
         elif source.failure is not None:
             self._failed[key] = source.failure
+        if source.failure in (SILENT, SLOW):
+            self._stalled(key)
         if source.failure is not None:
             self._log.info("fetch source failed", peer=short_id(key), reason=source.failure)
         self._fire()

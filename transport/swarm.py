@@ -99,6 +99,7 @@ class Swarm:
         self._admission = Admission(own=own, sessions=self._sessions, on_twin=self._met_twin)
         self._doorway = Doorway()
         self._liars = Ban(limits.BAN_SECONDS)
+        self._late = Ban(limits.BAN_SECONDS)
         self._has_quorum = False
         self._live: dict[PublicKey, None] = {}
         self._live_until = -math.inf  # when to look again
@@ -209,10 +210,19 @@ class Swarm:
         def connected() -> list[Session]:
             now, live = trio.current_time(), self.live()
             found = [PublicKey(key) for key in (*holders(), *fetch.fellows) if key in live]
+            found.sort(key=lambda key: self._late.holds(key, now))  # else as they were
             return [self._sessions[key] for key in found if not self._liars.holds(key, now)]
 
         plan = FetchPlan(digest, length, leaves=leaves, hashes=hashes)
-        fetch = Fetch(plan, holders=connected, sink=sink, blocking=blocking, lied=self.lied, log=self.log)
+        fetch = Fetch(
+            plan,
+            holders=connected,
+            sink=sink,
+            blocking=blocking,
+            lied=self.lied,
+            stalled=lambda key: self._late.add(key, trio.current_time()),
+            log=self.log,
+        )
         shared = (
             None if read is None or not plan.is_shared else fetch.share(self.blobs, read, me=self.identity.public_key)
         )

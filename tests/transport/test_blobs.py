@@ -164,6 +164,19 @@ async def test_a_liar_is_not_asked_again_for_a_while(net: Network) -> None:
         await fetch(centre, more, *holders)
 
 
+async def test_who_kept_us_waiting_is_asked_last_the_next_time(net: Network) -> None:
+    first, second = random_bytes(3 * LEAF_BYTES), random_bytes(LEAF_BYTES)
+    bad, good = Broken("hangs"), MemoryBlobs()
+    for data in (first, second):
+        bad.add(data)
+        good.add(data)
+    centre, holders = await star(net, bad, good)
+    assert (await fetch(centre, first, *holders)).data == first
+    asked = bad.reads
+    assert (await fetch(centre, second, *holders)).data == second
+    assert asked < 0 and bad.reads == asked
+
+
 async def test_false_hashes_are_found_out_before_any_leaf(net: Network) -> None:
     data = random_bytes(10 * LEAF_BYTES)
 

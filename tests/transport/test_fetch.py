@@ -65,7 +65,17 @@ async def holders(*sources: BlobSource, kind: type[BlobServer] = BlobServer) -> 
         nursery.cancel_scope.cancel()
 
 
-async def fetch(data: bytes, near: Sequence[Near], lied: Callable[[PublicKey], None] = lambda key: None) -> bytes:
+def nothing(_: PublicKey) -> None:
+    pass
+
+
+async def fetch(
+    data: bytes,
+    near: Sequence[Near],
+    *,
+    lied: Callable[[PublicKey], None] = nothing,
+    stalled: Callable[[PublicKey], None] = nothing,
+) -> bytes:
     target = bytearray(len(data))
 
     def sink(leaves: Leaves) -> None:
@@ -74,7 +84,7 @@ async def fetch(data: bytes, near: Sequence[Near], lied: Callable[[PublicKey], N
 
     plan = FetchPlan(digest_of(data), len(data))
     log = RecordingLog(Signal())
-    await Fetch(plan, holders=lambda: near, sink=sink, lied=lied, log=log).run()
+    await Fetch(plan, holders=lambda: near, sink=sink, lied=lied, stalled=stalled, log=log).run()
     return bytes(target)
 
 
@@ -116,6 +126,21 @@ async def test_who_is_silent_from_the_start_is_replaced(autojump_clock: trio.tes
         started = trio.current_time()
         assert await fetch(DATA, near) == DATA
         assert trio.current_time() - started == pytest.approx(limits.RATE_SECONDS)
+
+
+async def test_who_kept_us_waiting_is_named(autojump_clock: trio.testing.MockClock) -> None:
+    """Who says nothing at all, and who says nothing after the hashes; not who had nothing to do."""
+
+    class Mute(MemoryBlobs):
+        async def leaf_hashes(self, digest: bytes) -> Sequence[bytes] | None:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    for late in (Mute(), Slow(DATA, FOREVER)):
+        named: list[PublicKey] = []
+        async with holders(late, Slow(DATA, 0.0), Slow(DATA, 0.0)) as near:
+            assert await fetch(DATA, near, stalled=named.append) == DATA
+        assert named == [near[0].key]
 
 
 async def test_who_drips_keeps_nobody_waiting(autojump_clock: trio.testing.MockClock) -> None:
@@ -181,7 +206,9 @@ async def test_a_sink_that_fails_ends_the_fetch_with_its_own_error(autojump_cloc
     async with holders(Slow(DATA, 0.0), Slow(DATA, 0.0)) as near:
         plan, log = FetchPlan(digest_of(DATA), len(DATA)), RecordingLog(Signal())
         with pytest.raises(OSError, match="no space left"):
-            await Fetch(plan, holders=lambda: near, sink=full, lied=lambda key: None, log=log).run()
+            await Fetch(
+                plan, holders=lambda: near, sink=full, lied=lambda key: None, stalled=lambda key: None, log=log
+            ).run()
 
 
 class LiesAndGoesOn(BlobServer):

@@ -131,7 +131,14 @@ async def test_a_long_list_of_hashes_is_checked_off_the_loop(autojump_clock: tri
     try:
         async with holders(source) as near:
             with pytest.raises(RequestFailed):
-                await Fetch(plan, holders=lambda: near, sink=lambda _: None, lied=lambda _: None, log=log).run()
+                await Fetch(
+                    plan,
+                    holders=lambda: near,
+                    sink=lambda _: None,
+                    lied=lambda _: None,
+                    stalled=lambda _: None,
+                    log=log,
+                ).run()
     finally:
         MACHINE.reset(token)
     assert plan.hashes is not None and machine.calls == more
@@ -157,7 +164,9 @@ async def test_who_is_slower_than_the_least_rate_makes_room(
     data, log = bytes(40 * limits.LEAF_BYTES), RecordingLog(Signal())
     async with holders(Slow(data, 0.0), Slow(data, FOREVER), kind=Dripping) as near, trio.open_nursery() as nursery:
         plan, connected = FetchPlan(digest_of(data), len(data)), near[:1]
-        whole = Fetch(plan, holders=lambda: connected, sink=lambda _: None, lied=lambda _: None, log=log)
+        whole = Fetch(
+            plan, holders=lambda: connected, sink=lambda _: None, lied=lambda _: None, stalled=lambda _: None, log=log
+        )
         nursery.start_soon(whole.run)
         await trio.sleep(limits.RATE_SECONDS)
         connected = near
