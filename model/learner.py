@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.compiling import Compiled
 from model.config import ModelConfig, TrainingConfig
 from model.flat import FlatParameters
 from model.layout import Layout
@@ -34,10 +35,16 @@ def _never() -> bool:
 
 
 class Learner:
-    """`device`: cpu, cuda or cuda:N. Raises ConfigError where it does not compute in `precision`."""
+    """`device`: cpu, cuda or cuda:N. Raises ConfigError where it does not compute in `precision`. `compiled`: see compiling.py."""
 
     def __init__(
-        self, config: ModelConfig, training: TrainingConfig, *, device: str = "cpu", precision: str = "fp32"
+        self,
+        config: ModelConfig,
+        training: TrainingConfig,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
         check_precision(precision, device)
         self.training = training
@@ -45,9 +52,18 @@ class Learner:
         self.device = device
         self.flat = FlatParameters(Layout.of(config), torch.device(device))
         self.model = Transformer(config, self.flat.weights).to(device)
+        failure = "experts break the compiler's graph" if config.experts else None
+        self.losses = Compiled(self.model.losses, failure=failure) if compiled else self.model.losses
         self.steps = 0  # over the node's life, for the warm-up
         self.scaler = LossScaler() if precision == "fp16" else None
         self.forget()
+
+    @property
+    def compilation(self) -> str:
+        """ "compiled", or why not; empty where nobody wanted it."""
+        if not isinstance(self.losses, Compiled):
+            return ""
+        return "compiled" if self.losses.failure is None else f"not compiled: {self.losses.failure}"
 
     def forget(self) -> None:
         """The optimizer starts without a memory, as if it had never seen a gradient."""
@@ -122,7 +138,7 @@ class Learner:
                 if should_stop():
                     return None
                 with autocast(self.precision, self.device):
-                    loss = self.model.losses(part, totals)
+                    loss = self.losses(part, totals)
                 (loss.total * scale).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.prediction.detach())
         if scale != 1:

@@ -39,6 +39,7 @@ class Update:
     tokens: int
     seconds: float
     utilization: float | None = None  # of the device's peak, 0 to 1; None where that is not known
+    compilation: str = ""  # "compiled", or why not; empty where nobody wanted it
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -48,7 +49,7 @@ class Update:
 class Trainer:
     """`threads` is torch's number of threads in this whole process; more than one only where nothing else runs.
 
-    `device` and `precision` are the node's own: see Learner. Raises ConfigError.
+    `device`, `precision` and `compiled` are the node's own: see Learner. Raises ConfigError.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Trainer:
         author: bytes,
         device: str = "cpu",
         precision: str = "fp32",
+        compiled: bool = False,
         threads: int = 1,
     ) -> None:
         assert corpus.sequence == training.sequence
@@ -73,7 +75,7 @@ class Trainer:
         self.author = author
         self.layout = Layout.of(config)
         self.feedback = ErrorFeedback(self.layout)
-        self.learner = Learner(config, training, device=device, precision=precision)
+        self.learner = Learner(config, training, device=device, precision=precision, compiled=compiled)
 
     def learn(
         self,
@@ -119,6 +121,7 @@ class Trainer:
             tokens=self.training.tokens_per_round,
             seconds=seconds,
             utilization=self._utilization(seconds),
+            compilation=self.learner.compilation,
         )
 
     def settle(self, height: int, accepted: bool) -> None:

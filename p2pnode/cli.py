@@ -207,6 +207,10 @@ def start(
         str | None,
         typer.Option(metavar="fp32|bf16|fp16", help="Of its matrix products (fp32).", show_default=False),
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Its training step, by torch (no).", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of a training step (1).", show_default=False)
     ] = None,

@@ -70,6 +70,7 @@ class Config:
     name: str | None = None  # None: the short node id
     device: str = "cpu"
     precision: str = "fp32"  # of matrix products while it learns; no concern of the network's
+    compiled: bool = False  # its training step, by torch
     threads: int | None = None  # None: one, so that nodes on one machine do not fight over its cores
     bootstrap: tuple[Endpoint, ...] = ()
     listen: Endpoint = DEFAULT_LISTEN
@@ -370,6 +371,7 @@ SETTINGS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "name": _name,
         "device": _device,
         "precision": _choice(*PRECISIONS),
+        "compiled": _switch,
         "threads": _threads,
         "bootstrap": _endpoints,
         "listen": _endpoint,

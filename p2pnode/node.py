@@ -347,6 +347,7 @@ class Node:
                 author=self.identity.public_key,
                 device=self.config.device,
                 precision=self.config.precision,
+                compiled=self.config.compiled,
                 threads=self.config.threads or 1,
             )
         except ModelError as problem:

@@ -153,6 +153,7 @@ class Offering:
         if update is not None:
             training.tokens += update.tokens
             training.tokens_per_second, training.utilization = update.tokens_per_second, update.utilization
+            training.compilation = update.compilation
             training.loss, training.loss_height = update.loss, height
             self._rounds.timings.learned(height, trio.current_time(), update.loss)
         return update

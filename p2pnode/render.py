@@ -398,12 +398,13 @@ def _losses(s: Row) -> str:
 
 
 def _speed(s: Row) -> dict[str, str]:
-    """``1234 tokens/s on cuda in bf16, 41 % of its peak``, once there was a round of it."""
+    """``1234 tokens/s on cuda in bf16, compiled, 41 % of its peak``, once there was a round of it."""
     rate, share = s.get("tokens_per_second"), s.get("model_flops_utilization")
     if not isinstance(rate, int | float):
         return {}
     peak = f"{share * 100:.0f} % of its peak" if isinstance(share, int | float) else "its peak is unknown"
-    return {"speed": f"{rate:.0f} tokens/s on {_text(s.get('device'))} in {_text(s.get('precision'))}, {peak}"}
+    how = f"{rate:.0f} tokens/s on {_text(s.get('device'))} in {_text(s.get('precision'))}"
+    return {"speed": ", ".join(part for part in (how, str(s.get("compilation") or ""), peak) if part)}
 
 
 def _clock(time: object) -> str:

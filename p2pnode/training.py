@@ -17,6 +17,7 @@ class Training:
     tokens: int = 0
     tokens_per_second: float | None = None  # of the last height that this node learned
     utilization: float | None = None  # of its device's peak meanwhile, 0 to 1; None where that is not known
+    compilation: str = ""  # "compiled", or why not; empty where nobody wanted it
     seconds: float = 0.0
     loss: float | None = None
     loss_height: int = 0

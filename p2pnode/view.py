@@ -87,6 +87,7 @@ class View:
             "tokens_total": training.tokens,
             "tokens_per_second": training.tokens_per_second,
             "model_flops_utilization": training.utilization,
+            "compilation": training.compilation,
             "bytes_sent_total": traffic.bytes_sent,
             "bytes_received_total": traffic.bytes_received,
             "compute_fraction": self._compute_fraction(),

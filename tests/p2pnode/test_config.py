@@ -57,6 +57,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
         size = "base"
         moe = true
         precision = "bf16"
+        compiled = true
         training = "training.json"
         train = false
         repl = false
@@ -76,6 +77,7 @@ def test_every_setting_can_stand_in_the_file(home: Home) -> None:
     assert config.tokenizer == home.path / "mine.json"
     assert (config.train, config.repl, config.policy, config.log_level) == (False, False, "allowlist", "debug")
     assert config.upload_mbit == 20.0 and config.moe is True
+    assert config.compiled is True
     assert (config.precision, config.training) == ("bf16", home.path / "training.json")
     assert (config.allow, config.threshold, config.invite) == (("cd" * 32,), 80, TOKEN)
     assert all(config.given(key) for key in config.shown())

@@ -31,6 +31,8 @@ def test_how_fast_it_trains_is_said_once_it_has() -> None:
     assert "  speed       401234 tokens/s on cuda in bf16, 41 % of its peak" in render.status(make_status(**fast))
     slow = fast | {"model_flops_utilization": None, "device": "cpu"}
     assert "tokens/s on cpu in bf16, its peak is unknown" in render.status(make_status(**slow))
+    compiled = slow | {"compilation": "compiled"}
+    assert "in bf16, compiled, its peak is unknown" in render.status(make_status(**compiled))
 
 
 def test_a_name_that_is_only_the_id_is_not_said_twice() -> None:

@@ -44,6 +44,7 @@ STATUS = [
     "tokens_total",
     "tokens_per_second",
     "model_flops_utilization",
+    "compilation",
     "bytes_sent_total",
     "bytes_received_total",
     "compute_fraction",
