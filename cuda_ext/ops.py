@@ -154,7 +154,7 @@ def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
         raise ValueError(f"grouped_linear: x {_said(x)}, weights {_said(weights)}, ends {_said(ends)}")
     if x.dtype != weights.dtype or ends.dtype != torch.int32:
         raise ValueError(f"grouped_linear: x {_said(x)}, weights {_said(weights)}, ends {_said(ends)}")
-    if torch.compiler.is_compiling():  # which knows torch's own
+    if torch.compiler.is_compiling() and reference.is_for_grouped_mm(x, weights):  # which it knows
         return reference.grouped_linear(x, weights, ends)
     result: Tensor = torch.ops.p2pnode.grouped_linear(x, weights, ends)
     return result

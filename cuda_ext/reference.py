@@ -134,7 +134,7 @@ def moe_combine_backward(grad: Tensor, y: Tensor, inverse: Tensor, weights: Tens
 
 def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     x, weights = x.contiguous(), weights.contiguous()
-    if not _is_for_grouped_mm(x, weights):
+    if not is_for_grouped_mm(x, weights):
         return torch.cat([functional.linear(*pair) for pair in zip(_split(x, ends), weights, strict=True)])
     result = functional.grouped_mm(x, weights.transpose(1, 2), offs=ends)
     if result.requires_grad:  # where this is not an operator's twin, and torch finds its gradient
@@ -144,7 +144,7 @@ def grouped_linear(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 def grouped_linear_backward(grad: Tensor, x: Tensor, weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     grad, x, weights = grad.contiguous(), x.contiguous(), weights.contiguous()
-    if not _is_for_grouped_mm(x, weights):
+    if not is_for_grouped_mm(x, weights):
         grads = _split(grad, ends)
         of_x = torch.cat([part @ matrix for part, matrix in zip(grads, weights, strict=True)])
         return of_x, torch.stack([part.T @ rows for part, rows in zip(grads, _split(x, ends), strict=True)])
@@ -156,7 +156,7 @@ def _split(x: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, torch.diff(ends, prepend=ends.new_zeros(1)).tolist())
 
 
-def _is_for_grouped_mm(x: Tensor, weights: Tensor) -> bool:
+def is_for_grouped_mm(x: Tensor, weights: Tensor) -> bool:
     """torch's grouped product takes no doubles, not nothing, no rows that do not begin on 16 bytes, no GPU older than Ampere;
     and its compiler knows it in bfloat16 only."""
     return (

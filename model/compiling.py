@@ -1,8 +1,7 @@
 """torch's compiler around what a step differentiates, for a node that stays: its first step then takes from half a minute to some.
 
 What it gives stands in docs/experiments.md. Where it fails (for a CPU it wants a C++ compiler) training goes on without, and `failure` says
-why: a compiler is no reason for a node not to contribute. Experts break its graph at the sizes of their groups, and cost it minutes: with them
-it is not tried.
+why: a compiler is no reason for a node not to contribute.
 """
 
 from collections.abc import Callable
@@ -15,10 +14,10 @@ _R = TypeVar("_R")
 
 
 class Compiled(Generic[_P, _R]):
-    """`plain`, compiled when it is first called, unless there is a `failure` already. Raises what `plain` raises, nothing else."""
+    """`plain`, compiled when it is first called. Raises what `plain` raises, nothing else."""
 
-    def __init__(self, plain: Callable[_P, _R], *, failure: str | None = None) -> None:
-        self.failure = failure
+    def __init__(self, plain: Callable[_P, _R]) -> None:
+        self.failure: str | None = None
         self._plain = plain
         self._quick = torch.compile(plain, dynamic=False)
 

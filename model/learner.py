@@ -52,8 +52,7 @@ class Learner:
         self.device = device
         self.flat = FlatParameters(Layout.of(config), torch.device(device))
         self.model = Transformer(config, self.flat.weights).to(device)
-        failure = "experts break the compiler's graph" if config.experts else None
-        self.losses = Compiled(self.model.losses, failure=failure) if compiled else self.model.losses
+        self.losses = Compiled(self.model.losses) if compiled else self.model.losses
         self.steps = 0  # over the node's life, for the warm-up
         self.scaler = LossScaler() if precision == "fp16" else None
         self.forget()

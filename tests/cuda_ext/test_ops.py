@@ -272,12 +272,14 @@ def test_a_compiler_sees_the_plain_expression_and_the_operators_of_the_experts()
         route = cuda_ext.moe_topk_route(logits, 2)
         plan = cuda_ext.moe_plan(route.indices, 4)
         rows = cuda_ext.moe_permute(x, plan.perm, 2)
-        return cuda_ext.moe_combine(cuda_ext.swiglu(rows, rows), plan.inverse, route.weights)
+        rows = cuda_ext.grouped_linear(cuda_ext.swiglu(rows, rows), matrices, plan.offsets)
+        return cuda_ext.moe_combine(rows, plan.inverse, route.weights)
 
     torch.compiler.reset()
+    matrices = torch.randn(4, 6, 8)
     x, logits = torch.randn(5, 8), torch.randn(5, 4)
     compiled = torch.compile(layer, backend=look, fullgraph=True)
     torch.testing.assert_close(compiled(x, logits), layer(x, logits))
     assert [name for name in seen if name.startswith("p2pnode")] == [
-        f"p2pnode.{name}" for name in ("moe_topk_route", "moe_plan", "moe_permute", "moe_combine")
+        f"p2pnode.{name}" for name in ("moe_topk_route", "moe_plan", "moe_permute", "grouped_linear", "moe_combine")
     ]

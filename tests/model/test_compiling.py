@@ -1,6 +1,5 @@
 """A step through torch's compiler: the same gradient, and nothing lost where it fails."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,13 +42,6 @@ def test_where_it_fails_training_goes_on_and_says_why(monkeypatch: pytest.Monkey
     learner.load(initial_parameters(CONFIG, 1))
     assert learner.step(WINDOWS, network_step=0, seed=1) is not None
     assert learner.compilation == "not compiled: no C++ compiler"
-
-
-def test_with_experts_it_is_not_tried() -> None:
-    learner = Learner(replace(CONFIG, experts=4, experts_per_token=2), TRAINING, compiled=True)
-    learner.load(initial_parameters(learner.model.config, 1))
-    assert learner.step(WINDOWS, network_step=0, seed=1) is not None
-    assert learner.compilation == "not compiled: experts break the compiler's graph"
 
 
 def test_what_is_wrong_without_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
