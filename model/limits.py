@@ -56,6 +56,7 @@ PIECE_BYTES: Final = 1 << 18  # a file is read, and unpacked, so much at a time
 LINE_CHARACTERS_MAX: Final = 1 << 25  # of a row of jsonl or csv, which is parsed in memory: a hundred megabytes
 UNPACKED_FREE_BYTES: Final = 64 << 20  # so much may come out of any compressed file
 UNPACKED_RATIO_MAX: Final = 250  # and then so many times what went in; text packs to a third or a tenth
+PACKED_TIMES_MAX: Final = 3  # one in the other: nobody means more, and each has a window of its own
 UNPACKING_MEMORY_MAX: Final = 1 << 27  # for the window of zstd or xz: `zstd --long` asks for it
 DEFAULT_CORPUS_BYTES: Final = 4 << 20  # enough that tiny never sees it twice in a demonstration
 SOURCE_FILE_BYTES_MAX: Final = 1 << 20  # one file of the default corpus

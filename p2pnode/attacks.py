@@ -25,10 +25,11 @@ from model.layout import Layout
 from model.replica import Replica
 from model.trainer import Trainer, Update
 from p2pnode import node
-from p2pnode.cli import launch, leave_at_once
+from p2pnode.cli import launch
 from p2pnode.config import load_config
 from p2pnode.errors import UserError, render_error, user_error
 from p2pnode.gossip import Gossip
+from p2pnode.interrupting import leave_at_once
 from p2pnode.rounds import Rounds
 
 Lie = TypeVar("Lie", consensus.Prepare, consensus.Commit, consensus.Proposal)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from p2pnode.config import Config, load_config
 from p2pnode.errors import ExitCode, NoRunningNode, UserError, render_error, user_error
 from p2pnode.generate_command import generate
 from p2pnode.home import Home, find_home
+from p2pnode.interrupting import leave_at_once
 from p2pnode.key_commands import export_key, identity, import_key
 from p2pnode.localnet.flags import localnet
 from p2pnode.model_commands import export, refound
@@ -239,13 +240,6 @@ def start(
     """Run a node until Ctrl-C; it founds or joins a network at first."""
     settings = load_config(locals())  # every parameter is the setting of its name
     leave_at_once(launch(settings, _run_node))
-
-
-def leave_at_once(code: int) -> NoReturn:
-    """Everything is saved, flushed and closed; tearing torch down takes the interpreter up to two more seconds, and Ctrl-C has two."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def launch(config: Config, run: Callable[[Home, Config], int]) -> int:

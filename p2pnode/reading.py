@@ -14,6 +14,7 @@ from pathlib import Path
 
 from model.data import Corpus, CorpusFile
 from model.errors import CorpusError, ModelError, TokenizerError
+from model.interchange.safetensors_file import open_regular
 from model.limits import CORPUS_BYTES_MAX, TOKENIZER_BYTES_MAX
 from model.text.census import Census
 from model.text.encoding import encode
@@ -169,7 +170,7 @@ def _words(text: Text, tokenizer: Tokenizer) -> Words:
 def _document(path: Path) -> bytes:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        with file.open("rb") as source:
+        with open_regular(file) as source:
             document = source.read(TOKENIZER_BYTES_MAX + 1)
     except OSError as problem:
         raise TokenizerError(

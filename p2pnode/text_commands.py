@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from p2pnode.config import load_config
 from p2pnode.errors import ExitCode, UserError, why
+from p2pnode.interrupting import interruptible
 
 DataFlag = Annotated[
     list[str] | None,
@@ -64,7 +66,8 @@ def train(
     from model.tokenizer_training import DEFAULT_VOCABULARY
     from p2pnode.reading import learn_tokenizer
 
-    document, facts = learn_tokenizer(config, vocabulary or DEFAULT_VOCABULARY, say=_say)
+    learn = partial(learn_tokenizer, config, vocabulary or DEFAULT_VOCABULARY, say=_say)
+    document, facts = interruptible(learn)
     return _written(out, document, facts, as_json)
 
 

@@ -36,6 +36,7 @@ class Census:
     tokens: int = 0
     bad_bytes: int = 0
     bad_documents: int = 0
+    zeros: int = 0
     lf: int = 0
     crlf: int = 0
     cr: int = 0
@@ -53,6 +54,7 @@ class Census:
         """Count what is in a piece, which follows the one before."""
         text = piece.text
         self.text_bytes += len(text) if text.isascii() else self._bytes_of(text)
+        self.zeros += text.count("\0")
         breaks, returns, both = text.count("\n"), text.count("\r"), text.count("\r\n")
         if self._after_cr and text.startswith("\n"):  # the pair fell between two pieces, and its half was counted as CR
             self.cr, self.crlf, breaks = self.cr - 1, self.crlf + 1, breaks - 1
@@ -80,6 +82,8 @@ class Census:
         if self.bad_bytes:
             fate = "kept as they are" if raw else "each became U+FFFD"
             yield f"{self.bad_bytes} bytes in {self.bad_documents} documents are not UTF-8: {fate}"
+        if self.zeros:
+            yield f"{self.zeros} zero bytes, kept as they are: is it text? of UTF-16, a mark at the beginning says so"
         if sum(count > 0 for count in (self.lf, self.crlf, self.cr)) > 1:
             yield f"mixed line ends, kept as they are: {self.lf} LF, {self.crlf} CR LF, {self.cr} CR"
         if self.pairs:
@@ -105,4 +109,6 @@ class Census:
 
 
 def megabytes(count: int) -> str:
+    if count < 10**5:
+        return f"{count:,} bytes"
     return f"{count / 1e6:,.1f} MB" if count < 10**8 else f"{count / 1e6:,.0f} MB"

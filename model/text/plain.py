@@ -4,12 +4,16 @@ UTF-8, or UTF-16 and UTF-32 where a mark at the beginning says so. Bytes that ar
 """
 
 import codecs
+import io
+import itertools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from model.errors import CorpusError
 from model.limits import LINE_CHARACTERS_MAX
 
+_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 # The longer marks first: that of UTF-32 begins like that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -66,23 +70,22 @@ def characters(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def lines(texts: Iterable[str], name: str) -> Iterator[str]:
-    """Lines with their ends. A CR LF is one end; a CR alone is none. Raises CorpusError for one that is longer than memory should hold."""
+    """Lines with their ends: LF, CR LF, or CR. Raises CorpusError for one that is longer than memory should hold."""
     rest: list[str] = []
     length = 0
-    for text in texts:
-        parts = text.split("\n")
-        for part in parts[:-1]:
-            rest.append(part + "\n")
-            yield "".join(rest) if len(rest) > 1 else rest[0]
-            rest.clear()
-            length = 0
-        if parts[-1]:
-            rest.append(parts[-1])
-            length += len(parts[-1])
-        if length > LINE_CHARACTERS_MAX:
-            raise CorpusError(
-                f"{name}: a line of more than {LINE_CHARACTERS_MAX} characters",
-                "is it what its name says? a row of jsonl is one line, and a text of any length is a txt",
-            )
+    whole_ends = io.IncrementalNewlineDecoder(None, translate=False)  # a CR waits for what follows
+    for text in itertools.chain(texts, ("",)):
+        for line in _LINE.findall(whole_ends.decode(text, final=not text)):
+            rest.append(line)
+            length += len(line)
+            if line[-1] in "\r\n":
+                yield "".join(rest) if len(rest) > 1 else line
+                rest.clear()
+                length = 0
+            elif length > LINE_CHARACTERS_MAX:
+                raise CorpusError(
+                    f"{name}: a line of more than {LINE_CHARACTERS_MAX} characters",
+                    "is it what its name says? a row of jsonl is one line, and a text of any length is a txt",
+                )
     if rest:
         yield "".join(rest)

@@ -56,7 +56,7 @@ def jsonl(lines: Iterable[str], columns: Sequence[str], census: Census, name: st
             continue
         place = f"{name}:{number}"
         try:
-            row = json.loads(text)
+            row = json.loads(text, parse_int=float)  # Python has bounds for integers, and this is about texts
         except (ValueError, RecursionError) as problem:
             reason = getattr(problem, "msg", None) or str(problem)
             raise CorpusError(f"{place}: not JSON ({reason})", "a jsonl holds one JSON object a line") from None
@@ -90,6 +90,9 @@ def csv_rows(
                 header = [cell.strip() for cell in row]
                 if len(header) == 1 and list(columns) == [TEXT_COLUMN]:
                     columns = header
+                twice = [name for name in columns if header.count(name) > 1]
+                if twice:
+                    raise CorpusError(f"{place}: two columns are called {twice[0]!r}", "rename one of them")
                 continue
             if not row:
                 continue

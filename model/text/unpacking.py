@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from model.errors import CorpusError
-from model.limits import PIECE_BYTES, UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX, UNPACKING_MEMORY_MAX
+from model.limits import PACKED_TIMES_MAX, PIECE_BYTES, UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX, UNPACKING_MEMORY_MAX
 from model.text.census import Census, megabytes
 
 SUFFIXES: Final = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz", ".lzma")
@@ -33,17 +33,22 @@ def pieces_of(path: Path, census: Census) -> Generator[bytes, None, None]:
 
 
 def unpacked(pieces: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
-    """What is in a compressed file; any other as it is. Raises CorpusError."""
-    source = iter(pieces)
-    first = next(source, b"")
-    for format_name, magic, unpack in _FORMATS:
-        if first.startswith(magic):
-            return _guarded(unpack, first, source, name=f"{name} ({format_name})")
-    return _again(first, source)
+    """What is in a compressed file, also one that was packed again; any other as it is. Raises CorpusError."""
+    fed, names = _Fed(pieces), list[str]()
+    source = iter(fed)
+    while True:
+        first = next(source, b"")
+        found = next((each for each in _FORMATS if first.startswith(each[1])), None)
+        if found is None:
+            return _again(first, source)
+        names.append(found[0])
+        if len(names) > PACKED_TIMES_MAX:
+            raise CorpusError(f"{name}: packed more than {PACKED_TIMES_MAX} times over", _LARGE_HINT)
+        source = _guarded(found[2], _again(first, source), fed, name=f"{name} ({' in '.join(reversed(names))})")
 
 
 class _Fed:
-    """Counts what goes in."""
+    """Counts what the file has, however often it was packed."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self.bytes = 0
@@ -56,11 +61,11 @@ class _Fed:
 
 
 def _guarded(
-    unpack: Callable[[Iterable[bytes]], Iterator[bytes]], first: bytes, rest: Iterator[bytes], *, name: str
+    unpack: Callable[[Iterable[bytes]], Iterator[bytes]], pieces: Iterable[bytes], fed: "_Fed", *, name: str
 ) -> Generator[bytes, None, None]:
-    fed, given = _Fed(_again(first, rest)), 0
+    given = 0
     try:
-        for piece in unpack(fed):
+        for piece in unpack(pieces):
             given += len(piece)
             if given > UNPACKED_FREE_BYTES and given > UNPACKED_RATIO_MAX * fed.bytes:
                 what = f"{megabytes(given)} came out of {megabytes(fed.bytes)}, and there is more"
@@ -78,6 +83,7 @@ def _guarded(
 def _again(first: bytes, rest: Iterator[bytes]) -> Generator[bytes, None, None]:
     if first:
         yield first
+        first = b""  # which is large where it was packed
     yield from rest
 
 

@@ -22,9 +22,10 @@ from model.replica import Replica
 from model.trainer import Trainer, Update
 from p2pnode import node
 from p2pnode.bench.mover import Mover
-from p2pnode.cli import launch, leave_at_once
+from p2pnode.cli import launch
 from p2pnode.config import load_config
 from p2pnode.gossip import Gossip
+from p2pnode.interrupting import leave_at_once
 from p2pnode.offering import Offering
 from p2pnode.rounds import Parts, Rounds
 

@@ -80,7 +80,7 @@ def test_a_plain_text_of_bytes_is_kept_as_it_is(home, text):
     result = made(home, settings(home, data=(text,)), said.append)
     assert (result.words, result.tokenizer, result.length) == (BYTES, None, len(TEXT))
     assert open_blobs(home).get(result.digest) == TEXT and result.digest == content.digest_of(TEXT)
-    assert said == ["text: 1 file, 1 document, 0.1 MB, 84,390 tokens"]
+    assert said == ["text: 1 file, 1 document, 84,390 bytes, 84,390 tokens"]
 
 
 def test_a_tokenized_text_and_its_tokenizer_are_kept(home, text, bpe):
@@ -132,7 +132,7 @@ def test_a_long_reading_says_how_far_it_is(home, text, monkeypatch):
     said: list[str] = []
     made(home, settings(home, data=(text, "synthetic:1M")), said.append)
     progress = [line for line in said if line.startswith("reading: ")]
-    assert len(progress) >= 4 and "100 % of 0.1 MB" in progress[-1]
+    assert len(progress) >= 4 and "100 % of 84,390 bytes" in progress[-1]
 
 
 @pytest.mark.parametrize(

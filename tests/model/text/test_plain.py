@@ -42,10 +42,10 @@ def test_a_mark_names_another_encoding(encoding: str) -> None:
 
 
 def test_lines_keep_their_ends() -> None:
-    text = "one\ntwo\r\n\n\rthree\u2028still\nlast"
+    text = "one\ntwo\r\n\n\rthree\u2028still\nlast\r"
     for size in (1, 2, 5, 100):
         parts = [text[start : start + size] for start in range(0, len(text), size)]
-        assert list(plain.lines(parts, "file")) == ["one\n", "two\r\n", "\n", "\rthree\u2028still\n", "last"]
+        assert list(plain.lines(parts, "file")) == ["one\n", "two\r\n", "\n", "\r", "three\u2028still\n", "last\r"]
     assert list(plain.lines([], "file")) == []
 
 

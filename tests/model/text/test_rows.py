@@ -42,7 +42,7 @@ def test_half_a_character_in_an_escape_is_replaced() -> None:
     [
         ('{"text": "cut', "file:2: not JSON"),
         ("[" * 100_000, "file:2: not JSON"),
-        ('{"text": ' + "9" * 10_000 + "}", "file:2: not JSON"),
+        ('{"text": ' + "9" * 10_000 + "}", "file:2: 'text' holds a number"),
         ('["text"]', "file:2: a list, not an object"),
         ('"text"', "file:2: a string, not an object"),
         ('{"body": "x", "id": 1}', "file:2: no column 'text'; there is 'body', 'id'"),
@@ -81,6 +81,7 @@ def test_what_separates_cells_is_seen_in_the_header() -> None:
     [
         (("id,body", "1,x"), "file:2: no column 'text'; there is 'id', 'body'"),
         (("id,text", "1,x,y"), "file:2: 3 cells, and the header has 2"),
+        (("text,id,text", "1,2,3"), "file:1: two columns are called 'text'"),
         (("id,text", "1"), "file:2: 1 cells, and the header has 2"),
         (("id,text", '1,"never closed'), "not csv"),
     ],

@@ -14,6 +14,7 @@ import zstandard
 
 from model import limits
 from model.errors import CorpusError
+from model.text import unpacking
 from model.text.census import Census
 from model.text.unpacking import pieces_of, unpacked
 
@@ -46,6 +47,26 @@ def test_what_was_packed_comes_out(name: str, size: int) -> None:
 def test_several_packed_one_after_the_other_are_one(name: str) -> None:
     pack = PACKERS[name]
     assert unpack(pack(TEXT[:5000]) + pack(b"") + pack(TEXT[5000:])) == TEXT
+
+
+@EACH
+def test_what_was_packed_again_comes_out_and_what_was_packed_without_end_does_not(name: str) -> None:
+    data = TEXT[:5000]
+    for pack in (PACKERS[name], gzip.compress, PACKERS[name], zstandard.compress):
+        assert unpack(data) == TEXT[:5000]
+        data = pack(data)
+    with pytest.raises(CorpusError, match="file: packed more than 3 times over"):
+        unpack(data)
+    damaged = gzip.compress(PACKERS[name](TEXT[:5000])[:-20])
+    with pytest.raises(CorpusError, match=rf"file \({name} in gzip\): (cut short|damaged)"):
+        unpack(damaged)
+
+
+def test_a_bomb_in_a_bomb_is_measured_against_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "UNPACKED_FREE_BYTES", 1 << 20)
+    data = gzip.compress(gzip.compress(bytes(1 << 20) + TEXT[:20_000]) * 2)
+    with pytest.raises(CorpusError, match=r"file \(gzip in gzip\): .* this may be a bomb"):
+        unpack(data)
 
 
 @pytest.mark.parametrize("name", ["gzip", "xz"])
