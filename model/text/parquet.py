@@ -50,7 +50,7 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
         packed, given = file.seek(0, os.SEEK_END), 0
         for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted, use_threads=False):
             for row in zip(*(batch.column(column) for column in wanted), strict=True):
-                for piece in _pieces([cell.as_py() for cell in row], census, name):
+                for piece in _pieces([_text(cell, name) for cell in row], census, name):
                     given += len(piece.text)
                     _check_growth(given, packed, name)
                     yield piece
@@ -80,14 +80,24 @@ def _check_growth(given: int, packed: int, name: str) -> None:
         )
 
 
-def _pieces(values: list[Any], census: Census, name: str) -> Iterator[Piece]:
-    texts = [value or "" for value in values]
-    if any(len(text) > LINE_CHARACTERS_MAX for text in texts):
-        raise CorpusError(f"{name}: a text of more than {LINE_CHARACTERS_MAX} characters in one row", "split it")
+def _pieces(texts: list[str], census: Census, name: str) -> Iterator[Piece]:
     if len(texts) == 2:
         yield from pair(texts[0], texts[1], census)
     else:
         yield Piece(texts[0], ends=True)
+
+
+def _text(cell: Any, name: str) -> str:
+    """Of a cell that may be empty. The format promises UTF-8 and does not look."""
+    if hasattr(cell, "value"):  # of a dictionary
+        cell = cell.value
+    data = cell.as_buffer()
+    if data is None:
+        return ""
+    if data.size > LINE_CHARACTERS_MAX:
+        raise CorpusError(f"{name}: a text of more than {LINE_CHARACTERS_MAX} bytes in one row", "split it")
+    text: str = data.to_pybytes().decode(errors="surrogateescape")
+    return text
 
 
 def _columns(schema: Any, columns: Sequence[str], name: str, arrow: Any) -> list[str]:
@@ -101,7 +111,10 @@ def _columns(schema: Any, columns: Sequence[str], name: str, arrow: Any) -> list
         kind = schema.field(column).type
         if arrow.types.is_dictionary(kind):
             kind = kind.value_type
-        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+        if not any(
+            is_text(kind)
+            for is_text in (arrow.types.is_string, arrow.types.is_large_string, arrow.types.is_string_view)
+        ):
             raise CorpusError(f"{name}: {column!r} holds {kind}, not text", "name the column of the text with --column")
     return list(columns)
 

@@ -45,6 +45,7 @@ class Text:
         self._wishes = wishes
         self.places = places.find([name for name in wishes.data if isinstance(name, Path)])
         self.census = Census(bytes_in_all=sum(place.size for place in self.places))
+        self._has_rows = False
         self._paired = {place.path for place in self.places if self._is_paired(place)}
 
     @property
@@ -60,10 +61,14 @@ class Text:
             if isinstance(name, str):
                 yield from self._synthetic(name)
         for name in self._wishes.datasets:
+            self._has_rows = True
             yield from dataset(name, self._wishes.columns, self.census)
         if not self._wishes.data and not self._wishes.datasets:
             text = default_corpus().decode(errors="surrogateescape")
             yield from _whole([text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES)])
+        if self._wishes.columns != (TEXT_COLUMN,) and not self._has_rows:
+            column = self._wishes.columns[0]
+            raise CorpusError(f"--column {column}: nothing that was named has columns", "leave it out for plain text")
 
     def _synthetic(self, name: str) -> Iterator[Piece]:
         match = _SYNTHETIC.fullmatch(name)
@@ -105,6 +110,7 @@ class Text:
 
     def _parquet(self, place: Place, pieces: Iterable[bytes]) -> Iterator[Piece]:
         columns, name = self._wishes.columns, str(place.path)
+        self._has_rows = True
         with place.path.open("rb") as file:
             if file.read(4) == MAGIC:  # not packed once more
                 yield from parquet_file(file, columns, self.census, name)
@@ -115,6 +121,7 @@ class Text:
     def _text(self, place: Place, suffix: str, texts: Iterator[str], head: bytes) -> Iterator[Piece]:
         columns, name = self._wishes.columns, str(place.path)
         beginning = next(plain.characters([head]), "")
+        self._has_rows |= suffix in (".csv", ".tsv", ".jsonl", ".ndjson")
         if suffix in (".jsonl", ".ndjson") or (suffix == ".json" and rows.is_jsonl(beginning, columns)):
             yield from rows.jsonl(plain.lines(texts, name), columns, self.census, name)
         elif suffix in (".csv", ".tsv"):

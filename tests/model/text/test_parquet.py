@@ -52,10 +52,10 @@ def test_a_single_column_needs_no_name_and_two_are_a_pair(tmp_path: Path) -> Non
     assert found == [Piece("2+2 |", silent=True), Piece("4", ends=True)]
 
 
-@pytest.mark.parametrize("kind", ["large_string", "dictionary"])
+@pytest.mark.parametrize("kind", ["large_string", "string_view", "dictionary"])
 def test_other_ways_to_hold_text(tmp_path: Path, kind: str) -> None:
     array = pyarrow.array(["a", "b", "a"])
-    array = array.cast(pyarrow.large_string()) if kind == "large_string" else array.dictionary_encode()
+    array = array.dictionary_encode() if kind == "dictionary" else array.cast(getattr(pyarrow, kind)())
     parquet_writer.write_table(pyarrow.table({"text": array, "id": [1, 2, 3]}), tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet")[0] == ["a", "b", "a"]
 
@@ -81,6 +81,13 @@ def test_damage_anywhere_is_an_error_or_leaves_text(file: Path) -> None:
             assert "\n" not in problem.message
         else:
             assert len(found) == len(TEXTS)
+
+
+def test_bytes_that_are_no_utf8_are_kept_for_whoever_counts_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", text=["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "b"])
+    data = path.read_bytes()
+    path.write_bytes(data.replace("\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"\xe9\xe9"))
+    assert read(path)[0] == ["caf\udce9\udce9", "b"]
 
 
 def test_a_table_of_contents_is_no_longer(tmp_path: Path) -> None:
@@ -118,5 +125,5 @@ def test_another_column_is_named(tmp_path: Path) -> None:
 def test_a_text_of_a_row_is_no_longer(tmp_path: Path) -> None:
     fits = write(tmp_path / "x.parquet", text=["a" * limits.LINE_CHARACTERS_MAX])
     assert len(read(fits)[0][0]) == limits.LINE_CHARACTERS_MAX
-    with pytest.raises(CorpusError, match="characters in one row"):
+    with pytest.raises(CorpusError, match="bytes in one row"):
         read(write(tmp_path / "y.parquet", text=["a" * (limits.LINE_CHARACTERS_MAX + 1)]))

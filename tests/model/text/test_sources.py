@@ -159,3 +159,12 @@ def test_damage_anywhere_is_text_or_one_line(folder: Path, tmp_path: Path, name:
             read(path)
         except CorpusError as problem:
             assert str(path) in problem.message and "\n" not in problem.message and problem.hint, problem.message
+
+
+def test_a_column_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text\n")
+    (tmp_path / "b.jsonl").write_text('{"body": "row"}\n')
+    with pytest.raises(CorpusError, match="--column body: nothing that was named has columns"):
+        list(Text(Wishes((tmp_path / "a.txt",), columns=("body",))).pieces())
+    both = Text(Wishes((tmp_path,), columns=("body",)))
+    assert [piece.text for piece in both.pieces()] == ["text\n", "row"]
