@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, Final
 
 from model.errors import CorpusError
-from model.limits import LINE_CHARACTERS_MAX, UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX
+from model.limits import LINE_CHARACTERS_MAX, UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX, UNPACKING_MEMORY_MAX
 from model.text.census import Census, Piece, megabytes
 from model.text.pairs import pair
+from model.text.parquet_pages import pages
 from model.text.rows import TEXT_COLUMN, missing
 
 MAGIC: Final = b"PAR1"
@@ -38,7 +39,7 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
         bounds = {"thrift_string_size_limit": _THRIFT_MAX, "thrift_container_size_limit": _THRIFT_MAX}
         contents = arrow.parquet.ParquetFile(file, **bounds)
         wanted = _columns(contents.schema_arrow, columns, name, arrow)
-        _check_claims(contents.metadata, wanted, name)
+        _check_pages(file, contents.metadata, wanted, name)
         table = arrow.parquet.ParquetFile(
             file,
             metadata=contents.metadata,
@@ -63,13 +64,25 @@ def parquet_file(file: IO[bytes], columns: Sequence[str], census: Census, name: 
         ) from None
 
 
-def _check_claims(contents: Any, wanted: Sequence[str], name: str) -> None:
-    """What the table of contents says that its columns unpack to: a page is unpacked as a whole."""
+def _check_pages(file: IO[bytes], contents: Any, wanted: Sequence[str], name: str) -> None:
+    """What the columns unpack to, which happens a page at a time."""
     for group in range(contents.num_row_groups):
         for column in range(contents.num_columns):
             chunk = contents.row_group(group).column(column)
-            if chunk.path_in_schema in wanted:
-                _check_growth(chunk.total_uncompressed_size, chunk.total_compressed_size, name)
+            if chunk.path_in_schema not in wanted or not chunk.num_values:
+                continue
+            start = chunk.data_page_offset
+            if chunk.dictionary_page_offset:
+                start = min(start, chunk.dictionary_page_offset)
+            given = packed = 0
+            for page in pages(file, start, start + chunk.total_compressed_size):
+                given, packed = given + page.unpacked, packed + page.packed
+                _check_growth(given, packed, name)
+                if page.unpacked > UNPACKING_MEMORY_MAX:
+                    raise CorpusError(
+                        f"{name}: a page of {megabytes(page.unpacked)}, at most {megabytes(UNPACKING_MEMORY_MAX)} are read",
+                        "write it with smaller pages, or give it as a jsonl",
+                    )
 
 
 def _check_growth(given: int, packed: int, name: str) -> None:
