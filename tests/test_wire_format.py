@@ -199,17 +199,20 @@ def test_lengths_of_payloads_and_models() -> None:
     line = next(line for line in TEXT.splitlines() if line.startswith("    embedding v x w | "))
     experts = next(line for line in TEXT.splitlines() if line.startswith("    router ")).strip().split(", ")
     parts = [part.strip() for part in line.split("|")]
-    for name, config in PRESETS.items():
+    wide = dataclasses.replace(PRESETS["tiny"], head_dim=2 * PRESETS["tiny"].width // PRESETS["tiny"].heads)
+    for name, config in {**PRESETS, "wide heads": wide}.items():
+        size = config.head_dim or config.width // config.heads
         sizes = {
             "w": config.width,
-            "k": config.width // config.heads * config.key_value_heads,
+            "q": config.heads * size,
+            "k": config.key_value_heads * size,
             "f": config.feed_forward,
             "v": config.vocabulary,
             "e": config.experts,
         }
         layers = parts[1].removeprefix("for each layer: ").split(", ")
         layers = [*layers[:-3], *experts] if config.experts else layers
-        tensors = [parts[0], *(layers * config.layers), parts[2]]
+        tensors = [parts[0], *(layers * config.layers), parts[2], *(["head v x w"] if not config.tied_head else [])]
         chunks = 0
         for tensor in tensors:
             values = 1
