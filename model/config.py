@@ -338,9 +338,18 @@ _DENSE: Final = {
     "small": ModelConfig(width=384, layers=6, heads=6, key_value_heads=2, feed_forward=1024, context=256),
     "base": ModelConfig(width=768, layers=12, heads=12, key_value_heads=4, feed_forward=2048, context=1024),
     # with the words of Llama 3 these have the parameters of Llama 3.2 1B and Llama 3 8B
-    "1b": ModelConfig(width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048),
+    "1b": ModelConfig(
+        width=2048, layers=16, heads=32, key_value_heads=8, feed_forward=8192, context=2048, rope_base=500_000
+    ),
     "8b": ModelConfig(
-        width=4096, layers=32, heads=32, key_value_heads=8, feed_forward=14336, context=8192, tied_head=False
+        width=4096,
+        layers=32,
+        heads=32,
+        key_value_heads=8,
+        feed_forward=14336,
+        context=8192,
+        rope_base=500_000,
+        tied_head=False,
     ),
 }
 

@@ -213,13 +213,19 @@ class Node:
         )
 
     def _listen_address(self) -> transport.Address:
-        """The configured address; where none was given, the port that this home had last time comes first."""
-        listen = self.config.listen
-        if not self.config.given("listen") and self.store is not None:
-            saved = self.store.note("port")
+        """The configured address; where none was given, the port that this home had last time comes first.
+
+        And not the place of whom it is to ask, who may not have started yet.
+        """
+        listen, port = self.config.listen, self.config.listen.port
+        if not self.config.given("listen"):
+            saved = self.store.note("port") if self.store is not None else None
             if saved is not None:
                 return transport.Address(listen.host, int.from_bytes(saved, "big"))
-        return transport.Address(listen.host, listen.port)
+            asked = {other.port for other in self.config.bootstrap if other.loopback}
+            while port in asked:
+                port += 1
+        return transport.Address(listen.host, port)
 
     async def _handle(self, peer: transport.PublicKey, method: int, body: bytes) -> bytes:
         if self.gossip is None:

@@ -45,7 +45,7 @@ class Text:
         self._wishes = wishes
         self.places = places.find([name for name in wishes.data if isinstance(name, Path)])
         self.census = Census(bytes_in_all=sum(place.size for place in self.places))
-        self._has_rows = False
+        self._has_rows = self._has_lines = False
         self._paired = {place.path for place in self.places if self._is_paired(place)}
 
     @property
@@ -69,6 +69,11 @@ class Text:
         if self._wishes.columns != (TEXT_COLUMN,) and not self._has_rows:
             column = self._wishes.columns[0]
             raise CorpusError(f"--column {column}: nothing that was named has columns", "leave it out for plain text")
+        if self._wishes.pairs is not None and not self._has_lines:
+            raise CorpusError(
+                "--pairs: nothing that was named is a file of plain text",
+                "of jsonl, csv and parquet name two columns: --column INPUT --column TARGET",
+            )
 
     def _synthetic(self, name: str) -> Iterator[Piece]:
         match = _SYNTHETIC.fullmatch(name)
@@ -121,15 +126,22 @@ class Text:
     def _text(self, place: Place, suffix: str, texts: Iterator[str], head: bytes) -> Iterator[Piece]:
         columns, name = self._wishes.columns, str(place.path)
         beginning = next(plain.characters([head]), "")
-        self._has_rows |= suffix in (".csv", ".tsv", ".jsonl", ".ndjson")
         if suffix in (".jsonl", ".ndjson") or (suffix == ".json" and rows.is_jsonl(beginning, columns)):
+            self._has_rows = True
             yield from rows.jsonl(plain.lines(texts, name), columns, self.census, name)
         elif suffix in (".csv", ".tsv"):
+            self._has_rows = True
             delimiter = rows.delimiter_of(beginning, suffix)
             yield from rows.csv_rows(plain.lines(texts, name), columns, self.census, name, delimiter=delimiter)
         elif place.path in self._paired:
+            self._has_lines = True
             yield from pairs(plain.lines(texts, name), self.census)
         else:
+            self._has_lines = True
+            if place.named and suffix == ".json" and beginning.lstrip("\ufeff \t\r\n").startswith("["):
+                self.census.notes.append(
+                    f"{name}: a list in JSON is read as plain text; rows are one object a line (jsonl)"
+                )
             yield from _whole(texts)
 
     def _is_paired(self, place: Place) -> bool:

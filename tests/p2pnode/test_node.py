@@ -298,6 +298,19 @@ async def test_the_port_of_last_time_comes_first(tmp_path):
         assert again.bound == node.bound
 
 
+async def test_a_joiner_does_not_take_the_place_of_whom_it_asks(tmp_path):
+    """Who may start a moment later."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = Endpoint("127.0.0.1", port)
+    home = make_home(tmp_path / "home", identities(1)[0])
+    node = Node(home, Config(home=home.path, repl=False, listen=place, bootstrap=(place,)), kit=Kit())
+    async with living(node):
+        await until(lambda: node.bound is not None)
+        assert node.bound.port > port
+
+
 # --- joining ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -161,6 +161,24 @@ def test_damage_anywhere_is_text_or_one_line(folder: Path, tmp_path: Path, name:
             assert str(path) in problem.message and "\n" not in problem.message and problem.hint, problem.message
 
 
+def test_pairs_of_what_has_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "2+2 |4"}\n')
+    for wish in (True, False):
+        with pytest.raises(CorpusError, match="--pairs: nothing that was named is a file of plain text") as refused:
+            list(Text(Wishes((tmp_path / "a.jsonl",), pairs=wish)).pieces())
+        assert "--column INPUT --column TARGET" in refused.value.hint
+    (tmp_path / "b.txt").write_text("2+2 |4\n")
+    both = Text(Wishes((tmp_path,), pairs=True))
+    assert [piece.text for piece in both.pieces()] == ["2+2 |4", "2+2 |", "4"]
+
+
+def test_a_list_in_json_is_said_to_be_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[\n{"text": "one"},\n{"text": "two"}\n]\n')
+    _, census = read(path)
+    assert any("rows.json: a list in JSON is read as plain text" in remark for remark in census.remarks(raw=True))
+
+
 def test_a_column_of_what_has_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n")
     (tmp_path / "b.jsonl").write_text('{"body": "row"}\n')
